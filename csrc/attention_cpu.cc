@@ -1,0 +1,531 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// Attention over a list of pages, on the CPU: FlashAttention's online softmax on tiles
+// of 64 keys, in float32. Compiled once per instruction set (JAXINFER_ISA names it);
+// includes nothing that could leave an inline function of a wider set behind.
+//
+// Preconditions: head_dim and head_dim_v are multiples of 16 and at most 256.
+// Everything else that data decides (pages, lengths, rows of the plan) is checked here.
+#include <math.h>
+
+#include "csrc/attention.h"
+#include "csrc/simd.h"
+
+namespace jaxinfer {
+namespace {
+
+constexpr int kTileKeys = 64;
+constexpr int64_t kNoKey = INT64_MAX / 2;
+
+int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t clamp64(int64_t x, int64_t lo, int64_t hi) { return max64(lo, min64(x, hi)); }
+int64_t round_up(int64_t x) { return (x + 15) / 16 * 16; }
+
+// ---- where: sequences, visible keys, pages -------------------------------------------
+
+struct Row {
+  int64_t seq, index;  // sequence, and which of its queries
+  int64_t lo, hi;      // visible keys of the item, counted along its page list
+};
+
+// Number of keys that the page list can hold.
+int64_t capacity(const AttentionParams& p, int64_t list) {
+  if (p.kv.page_table) return p.kv.max_pages * p.kv.page_size;
+  if (!p.kv.page_indptr) return p.kv.num_pages;
+  const int64_t begin = clamp64(p.kv.page_indptr[list], 0, p.kv.num_page_indices);
+  return max64(0, min64(p.kv.page_indptr[list + 1], p.kv.num_page_indices) - begin) *
+         p.kv.page_size;
+}
+
+// Row of K and V at key `key` of the list, or -1 if its page is not in the cache.
+int64_t kv_row(const AttentionParams& p, int64_t list, int64_t key) {
+  if (p.kv.kv_starts) {
+    const int64_t row = p.kv.kv_starts[list] + key;
+    return row >= 0 && row < p.kv.num_pages ? row : -1;
+  }
+  const int64_t page = key / p.kv.page_size;
+  const int64_t id = p.kv.page_table
+                         ? p.kv.page_table[list * p.kv.max_pages + page]
+                         : p.kv.page_indices[max64(p.kv.page_indptr[list], 0) + page];
+  if (id < 0 || id >= p.kv.num_pages) return -1;
+  return id * p.kv.page_size + key % p.kv.page_size;
+}
+
+// Which keys query row `row` sees. `seq` is the sequence of the row before it, or the
+// item's; rows that span sequences walk on from there.
+Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t seq, int64_t row) {
+  int64_t end = clamp64(p.cu_q_lens[seq + 1], 0, p.num_tokens);
+  while (item.row_mode == kRowsSpanSeqs && row >= end && seq + 1 < p.num_seqs) {
+    end = clamp64(p.cu_q_lens[++seq + 1], 0, p.num_tokens);
+  }
+  const int64_t begin = seq == 0 ? 0 : clamp64(p.cu_q_lens[seq], 0, end);
+  const int64_t keys = capacity(p, item.page_row);
+  const int64_t kv_len = clamp64(p.kv_lens[seq], 0, item.key_base + keys);
+  const int64_t index = row - begin;
+  const int64_t position = p.is_top_left ? index : kv_len - (end - begin) + index;
+  int64_t lo = max64(0, position - p.window_left);
+  int64_t hi = min64(kv_len, position + p.window_right + 1);
+  if (p.is_causal) hi = min64(hi, position + 1);
+  lo = max64(lo - item.key_base, max64(item.key_begin, 0));
+  hi = min64(hi - item.key_base, item.key_end == kOpen ? kNoKey : item.key_end);
+  return {seq, index, lo, min64(hi, keys)};
+}
+
+bool is_valid(const AttentionParams& p, const WorkItem& item) {
+  return item.row_begin >= 0 && item.num_rows > 0 && item.num_rows <= p.slot_tokens &&
+         item.row_begin + int64_t{item.num_rows} <= p.num_tokens && item.kv_head_begin >= 0 &&
+         item.num_kv_heads > 0 &&
+         item.kv_head_begin + int64_t{item.num_kv_heads} <= p.num_kv_heads &&
+         item.num_kv_heads * (p.num_q_heads / p.num_kv_heads) <= p.slot_heads &&
+         item.partial >= kWriteThrough && item.partial < p.num_slots &&
+         (item.row_mode == kPaddingRows ||
+          (item.seq >= 0 && item.seq < p.num_seqs && item.page_row >= 0 &&
+           item.page_row < p.kv.num_lists && item.key_base >= 0));
+}
+
+// ---- scratch ---------------------------------------------------------------------------
+
+// A task's private memory. Packed row r = token * heads + head, within the item.
+struct Scratch {
+  float* q;       // [rows, H] scaled
+  float* acc;     // [rows, Hv] sum of p * v
+  float* m;       // [rows] largest score so far
+  float* l;       // [rows] sum of p
+  float* scores;  // [tokens * group, 64] of one KV head
+  float* k;       // [64, H]
+  float* v;       // [64, Hv]
+  Row* rows;      // [tokens]
+};
+
+Scratch carve(const AttentionParams& p, float* base, int64_t* floats = nullptr) {
+  const int64_t rows = p.slot_tokens * p.slot_heads;
+  const int64_t head_rows = p.slot_tokens * (p.num_q_heads / p.num_kv_heads);
+  float* next = base;
+  auto take = [&](int64_t n) {
+    float* mine = next;
+    next += round_up(n);
+    return mine;
+  };
+  Scratch s;
+  s.q = take(rows * p.head_dim);
+  s.acc = take(rows * p.head_dim_v);
+  s.m = take(rows);
+  s.l = take(rows);
+  s.scores = take(head_rows * kTileKeys);
+  s.k = take(kTileKeys * p.head_dim);
+  s.v = take(kTileKeys * p.head_dim_v);
+  s.rows = reinterpret_cast<Row*>(take(p.slot_tokens * sizeof(Row) / sizeof(float)));
+  if (floats) *floats = next - base;
+  return s;
+}
+
+// ---- S = Q K^T ---------------------------------------------------------------------------
+
+template <int R>
+struct RowBlock {
+  static constexpr int kRows = R;
+};
+
+// scores[r][j] = q[r] . k[j] for a block of R rows and J keys.
+template <int R, int J>
+inline void dot_block(const float* q, int64_t q_stride, const float* k, int64_t head_dim,
+                      float* scores) {
+  vfloat acc[R][J] = {};
+  for (int64_t h = 0; h < head_dim; h += kLanes) {
+    vfloat kv[J];
+    for (int j = 0; j < J; ++j) kv[j] = load<vfloat>(k + j * head_dim + h);
+    for (int r = 0; r < R; ++r) {
+      const vfloat qv = load<vfloat>(q + r * q_stride + h);
+      for (int j = 0; j < J; ++j) acc[r][j] += qv * kv[j];
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int j = 0; j < J; ++j) scores[r * kTileKeys + j] = sum(acc[r][j]);
+  }
+}
+
+template <int R>
+void dot_rows(const float* q, int64_t q_stride, const float* k, int64_t head_dim, int64_t keys,
+              float* scores) {
+  constexpr int kKeys = kLanes == 16 ? 4 : 2;  // accumulators must fit the registers
+  int64_t j = 0;
+  for (; j + kKeys <= keys; j += kKeys)
+    dot_block<R, kKeys>(q, q_stride, k + j * head_dim, head_dim, scores + j);
+  for (; j < keys; ++j) dot_block<R, 1>(q, q_stride, k + j * head_dim, head_dim, scores + j);
+}
+
+// Calls f<R>(first row) on blocks of up to four rows.
+template <typename F>
+inline void for_row_blocks(int64_t rows, F f) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) f(RowBlock<4>(), r);
+  if (rows - r == 3) f(RowBlock<3>(), r);
+  if (rows - r == 2) f(RowBlock<2>(), r);
+  if (rows - r == 1) f(RowBlock<1>(), r);
+}
+
+// ---- O += P V ----------------------------------------------------------------------------
+
+template <int R, int C>
+inline void accumulate_block(const float* p, const float* v, int64_t head_dim_v, int64_t keys,
+                             float* acc, int64_t acc_stride) {
+  vfloat sum[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) sum[r][c] = load<vfloat>(acc + r * acc_stride + c * kLanes);
+  for (int64_t j = 0; j < keys; ++j) {
+    vfloat vv[C];
+    for (int c = 0; c < C; ++c) vv[c] = load<vfloat>(v + j * head_dim_v + c * kLanes);
+    for (int r = 0; r < R; ++r) {
+      const float weight = p[r * kTileKeys + j];
+      for (int c = 0; c < C; ++c) sum[r][c] += weight * vv[c];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) store(acc + r * acc_stride + c * kLanes, sum[r][c]);
+}
+
+template <int R>
+void accumulate_rows(const float* p, const float* v, int64_t head_dim_v, int64_t keys, float* acc,
+                     int64_t acc_stride) {
+  int64_t h = 0;
+  for (; h + 2 * kLanes <= head_dim_v; h += 2 * kLanes)
+    accumulate_block<R, 2>(p, v + h, head_dim_v, keys, acc + h, acc_stride);
+  for (; h < head_dim_v; h += kLanes)
+    accumulate_block<R, 1>(p, v + h, head_dim_v, keys, acc + h, acc_stride);
+}
+
+// ---- softmax -----------------------------------------------------------------------------
+
+// Scores of one row become weights; returns how much the row's sums must be rescaled.
+// Only keys [a, b) of the tile are visible.
+float update_softmax(float* s, int64_t a, int64_t b, float* m, float* l) {
+  for (int64_t j = 0; j < a; ++j) s[j] = -INFINITY;
+  for (int64_t j = b; j < kTileKeys; ++j) s[j] = -INFINITY;
+  vfloat largest = load<vfloat>(s);
+  for (int j = kLanes; j < kTileKeys; j += kLanes) largest = max(largest, load<vfloat>(s + j));
+  float m_new = fmaxf(*m, max_lane(largest));
+  if (m_new == -INFINITY) {  // nothing visible yet, or nothing but NaN, which must show
+    bool has_nan = false;
+    for (int64_t j = a; j < b; ++j) has_nan |= s[j] != s[j];
+    if (!has_nan) {
+      memset(s, 0, kTileKeys * sizeof(float));
+      return 1.0f;
+    }
+    m_new = 0.0f;
+  }
+  vfloat total = {};
+  for (int j = 0; j < kTileKeys; j += kLanes) {
+    const vfloat w = exp(load<vfloat>(s + j) - m_new);
+    store(s + j, w);
+    total += w;
+  }
+  const float rescale = expf(*m - m_new);
+  *l = *l * rescale + sum(total);
+  *m = m_new;
+  return rescale;
+}
+
+void soft_cap(float* s, int64_t n, float cap) {
+  for (int64_t j = 0; j < n; j += kLanes) store(s + j, cap * tanh(load<vfloat>(s + j) / cap));
+}
+
+// Bias and mask of dense attention; keys outside the mask get -inf (or 0 as a weight).
+void apply_dense(const AttentionParams& p, const Row& row, int64_t head, int64_t key, int64_t keys,
+                 float* s) {
+  auto offset = [&](const int64_t* strides) {
+    return row.seq * strides[0] + head * strides[1] + row.index * strides[2] + key * strides[3];
+  };
+  if (p.bias) {
+    const float* bias = p.bias + offset(p.bias_strides);
+    for (int64_t j = 0; j < keys; ++j) s[j] += bias[j * p.bias_strides[3]];
+  }
+  if (p.mask) {
+    const bool* mask = p.mask + offset(p.mask_strides);
+    for (int64_t j = 0; j < keys; ++j)
+      if (!mask[j * p.mask_strides[3]]) s[j] = p.use_softmax ? -INFINITY : 0.0f;
+  }
+}
+
+// ---- one tile of keys, one KV head -------------------------------------------------------
+
+// Widens the tile's K and V of one head; keys whose page is not in the cache become 0.
+template <typename KV>
+void load_kv(const AttentionParams& p, const int64_t* kv_rows, int64_t keys, int64_t head,
+             const Scratch& s) {
+  using T = typename KV::storage;
+  for (int64_t j = 0; j < keys; ++j) {
+    float* k = s.k + j * p.head_dim;
+    float* v = s.v + j * p.head_dim_v;
+    if (kv_rows[j] < 0) {
+      memset(k, 0, p.head_dim * sizeof(float));
+      memset(v, 0, p.head_dim_v * sizeof(float));
+      continue;
+    }
+    const int64_t row = kv_rows[j] * p.num_kv_heads + head;
+    widen_row<KV>(static_cast<const T*>(p.k) + row * p.head_dim, k, p.head_dim);
+    widen_row<KV>(static_cast<const T*>(p.v) + row * p.head_dim_v, v, p.head_dim_v);
+  }
+}
+
+// Packed rows of one KV head: row r = token * group + g, at `stride` heads per token.
+void attend_tile(const AttentionParams& p, const WorkItem& item, const int64_t* kv_rows,
+                 int64_t tile_begin, int64_t keys, int64_t head, bool has_holes, const Scratch& s) {
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t heads = item.num_kv_heads * group;
+  const int64_t first = (head - item.kv_head_begin) * group;
+  for (int64_t t = 0; t < item.num_rows; ++t) {
+    const Row& row = s.rows[t];
+    const int64_t a = max64(row.lo - tile_begin, 0), b = min64(row.hi - tile_begin, keys);
+    if (a >= b) continue;
+    const int64_t packed = t * heads + first;
+    const float* q = s.q + packed * p.head_dim;
+    float* acc = s.acc + packed * p.head_dim_v;
+    for_row_blocks(group, [&](auto block, int64_t g) {
+      dot_rows<block.kRows>(q + g * p.head_dim, p.head_dim, s.k, p.head_dim, b,
+                            s.scores + g * kTileKeys);
+    });
+    for (int64_t g = 0; g < group; ++g) {
+      float* scores = s.scores + g * kTileKeys;
+      if (p.logits_soft_cap > 0) soft_cap(scores, kTileKeys, p.logits_soft_cap);
+      if (p.bias || p.mask) apply_dense(p, row, head * group + g, tile_begin, b, scores);
+      if (has_holes) {
+        for (int64_t j = 0; j < b; ++j)
+          if (kv_rows[j] < 0) scores[j] = p.use_softmax ? -INFINITY : 0.0f;
+      }
+      if (!p.use_softmax) {
+        for (int64_t j = 0; j < a; ++j) scores[j] = 0.0f;
+        continue;
+      }
+      const float rescale = update_softmax(scores, a, b, &s.m[packed + g], &s.l[packed + g]);
+      if (rescale == 1.0f) continue;
+      float* row_acc = acc + g * p.head_dim_v;
+      for (int64_t h = 0; h < p.head_dim_v; h += kLanes)
+        store(row_acc + h, load<vfloat>(row_acc + h) * rescale);
+    }
+    for_row_blocks(group, [&](auto block, int64_t g) {
+      accumulate_rows<block.kRows>(s.scores + g * kTileKeys, s.v, p.head_dim_v, b,
+                                   acc + g * p.head_dim_v, p.head_dim_v);
+    });
+  }
+}
+
+// ---- results -----------------------------------------------------------------------------
+
+template <typename T>
+void narrow_row(const float* src, void* out, int64_t row, int64_t n) {
+  typename T::storage* dst = static_cast<typename T::storage*>(out) + row * n;
+  for (int64_t h = 0; h < n; ++h) dst[h] = T::narrow(src[h]);
+}
+
+void write_row(ElementType type, const float* src, void* out, int64_t row, int64_t n) {
+  if (type == ElementType::kFloat32) return narrow_row<Float32>(src, out, row, n);
+  if (type == ElementType::kBFloat16) return narrow_row<BFloat16>(src, out, row, n);
+  narrow_row<Float16>(src, out, row, n);
+}
+
+// The attention sink takes its share of the probability, and no value: it scales the
+// result by sum / (sum + e^sink). Only here, so that partial results merge without it.
+float sink_share(const float* sink, int64_t head, float lse) {
+  if (!sink || lse == -INFINITY) return 1.0f;
+  return 1.0f / (1.0f + expf(sink[head] - lse));
+}
+
+template <typename Q, typename KV>
+void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratch& s) {
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t heads = item.num_kv_heads * group;
+  const int64_t first_head = item.kv_head_begin * group;
+  const int64_t num_packed = item.num_rows * heads;
+
+  // Which keys: per row, and for the whole tile of rows.
+  int64_t lo = kNoKey, hi = 0;
+  int64_t seq = item.seq;
+  for (int64_t t = 0; t < item.num_rows; ++t) {
+    Row& row = s.rows[t];
+    row = {0, 0, 0, 0};
+    if (item.row_mode != kPaddingRows) row = visible_keys(p, item, seq, item.row_begin + t);
+    seq = row.seq;
+    if (row.lo >= row.hi) continue;
+    lo = min64(lo, row.lo);
+    hi = max64(hi, row.hi);
+  }
+
+  // Q, scaled once.
+  for (int64_t t = 0; t < item.num_rows; ++t) {
+    for (int64_t n = 0; n < heads; ++n) {
+      const int64_t row = (item.row_begin + t) * p.num_q_heads + first_head + n;
+      float* q = s.q + (t * heads + n) * p.head_dim;
+      const float scale = p.scale * (p.k_scale ? p.k_scale[(first_head + n) / group] : 1.0f);
+      widen_row<Q>(static_cast<const typename Q::storage*>(p.q) + row * p.head_dim, q, p.head_dim);
+      for (int64_t h = 0; h < p.head_dim; h += kLanes) store(q + h, load<vfloat>(q + h) * scale);
+    }
+  }
+  memset(s.acc, 0, num_packed * p.head_dim_v * sizeof(float));
+  for (int64_t r = 0; r < num_packed; ++r) s.m[r] = -INFINITY, s.l[r] = 0.0f;
+
+  // Tiles outside, heads inside: whole token rows of the cache are read together.
+  for (int64_t begin = lo; begin < hi; begin += kTileKeys) {
+    const int64_t keys = min64(hi - begin, kTileKeys);
+    int64_t kv_rows[kTileKeys];
+    bool has_holes = false;
+    for (int64_t j = 0; j < keys; ++j) {
+      kv_rows[j] = kv_row(p, item.page_row, begin + j);
+      has_holes |= kv_rows[j] < 0;
+    }
+    for (int64_t head = item.kv_head_begin; head < item.kv_head_begin + item.num_kv_heads; ++head) {
+      load_kv<KV>(p, kv_rows, keys, head, s);
+      attend_tile(p, item, kv_rows, begin, keys, head, has_holes, s);
+    }
+  }
+
+  // O / l, and the natural log-sum-exp.
+  for (int64_t t = 0; t < item.num_rows; ++t) {
+    for (int64_t n = 0; n < heads; ++n) {
+      const int64_t r = t * heads + n, head = first_head + n;
+      const bool seen = s.m[r] != -INFINITY;
+      const float lse = !p.use_softmax ? 0.0f : seen ? s.m[r] + logf(s.l[r]) : -INFINITY;
+      float factor = !p.use_softmax ? 1.0f : seen ? 1.0f / s.l[r] : 0.0f;
+      if (p.v_scale) factor *= p.v_scale[head / group];
+      if (item.partial == kWriteThrough) factor *= sink_share(p.sink, head, lse);
+      float* acc = s.acc + r * p.head_dim_v;
+      for (int64_t h = 0; h < p.head_dim_v; h += kLanes)
+        store(acc + h, load<vfloat>(acc + h) * factor);
+      if (item.partial == kWriteThrough) {
+        const int64_t row = (item.row_begin + t) * p.num_q_heads + head;
+        write_row(p.q_type, acc, p.out, row, p.head_dim_v);
+        p.lse[row] = lse;
+      } else {
+        const int64_t row = (item.partial * p.slot_tokens + t) * p.slot_heads + n;
+        memcpy(p.partial_out + row * p.head_dim_v, acc, p.head_dim_v * sizeof(float));
+        p.partial_lse[row] = lse;
+      }
+    }
+  }
+}
+
+// Merges S partial results of one row, in order: the operator that makes split keys,
+// shared prefixes and context parallelism one thing (FlashInfer, section 2.2).
+template <typename T>
+void merge_row(int64_t num_splits, const float* lses, const typename T::storage* const* outs,
+               bool use_softmax, const float* sink, int64_t head, int64_t head_dim, float* acc,
+               float* lse) {
+  float m = -INFINITY, l = 0.0f;
+  for (int64_t i = 0; i < num_splits; ++i) m = fmaxf(m, lses[i]);
+  memset(acc, 0, head_dim * sizeof(float));
+  for (int64_t i = 0; i < num_splits; ++i) {
+    if (use_softmax && lses[i] == -INFINITY) continue;  // no visible key in this part
+    const float w = use_softmax ? expf(lses[i] - m) : 1.0f;
+    l += w;
+    for (int64_t h = 0; h < head_dim; h += kLanes)
+      store(acc + h, load<vfloat>(acc + h) + w * T::widen(outs[i] + h));
+  }
+  *lse = !use_softmax ? 0.0f : m == -INFINITY ? m : m + logf(l);
+  if (!use_softmax || m == -INFINITY) return;
+  const float factor = sink_share(sink, head, *lse) / l;
+  for (int64_t h = 0; h < head_dim; h += kLanes) store(acc + h, load<vfloat>(acc + h) * factor);
+}
+
+template <typename Q>
+void run_item_q(const AttentionParams& p, const WorkItem& item, const Scratch& s) {
+  if (p.kv_type == ElementType::kFloat32) return run_item_typed<Q, Float32>(p, item, s);
+  if (p.kv_type == ElementType::kBFloat16) return run_item_typed<Q, BFloat16>(p, item, s);
+  run_item_typed<Q, Float16>(p, item, s);
+}
+
+// ---- entry points ------------------------------------------------------------------------
+
+int64_t scratch_floats(const AttentionParams& p) {
+  int64_t floats;
+  carve(p, nullptr, &floats);
+  return floats;
+}
+
+void run_item(const AttentionParams& p, const WorkItem& item, float* scratch) {
+  if (!is_valid(p, item)) return;
+  const Scratch s = carve(p, scratch);
+  if (p.q_type == ElementType::kFloat32) return run_item_q<Float32>(p, item, s);
+  if (p.q_type == ElementType::kBFloat16) return run_item_q<BFloat16>(p, item, s);
+  run_item_q<Float16>(p, item, s);
+}
+
+constexpr int kPartsAtOnce = 64;
+
+void run_merge(const AttentionParams& p, const MergeItem& merge, float* scratch) {
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t parts_end = min64(merge.parts_end, p.num_parts);
+  if (merge.row_begin < 0 || merge.num_rows < 1 || merge.num_rows > p.slot_tokens ||
+      merge.row_begin + int64_t{merge.num_rows} > p.num_tokens || merge.kv_head_begin < 0 ||
+      merge.num_kv_heads < 1 || merge.num_kv_heads * group > p.slot_heads ||
+      merge.kv_head_begin + int64_t{merge.num_kv_heads} > p.num_kv_heads || merge.parts_begin < 0)
+    return;
+  const int64_t heads = merge.num_kv_heads * group;
+  for (int64_t t = 0; t < merge.num_rows; ++t) {
+    for (int64_t n = 0; n < heads; ++n) {
+      // Folded from the left, some parts at a time: the running result is part 0.
+      float* acc = scratch;
+      float* running = scratch + round_up(p.head_dim_v);
+      const float* outs[kPartsAtOnce];
+      float lses[kPartsAtOnce];
+      const int64_t head = merge.kv_head_begin * group + n;
+      float lse = p.use_softmax ? -INFINITY : 0.0f;
+      memset(acc, 0, p.head_dim_v * sizeof(float));
+      for (int64_t i = merge.parts_begin; i < parts_end;) {
+        memcpy(running, acc, p.head_dim_v * sizeof(float));
+        outs[0] = running;
+        lses[0] = lse;
+        int count = 1;
+        for (; count < kPartsAtOnce && i < parts_end; ++i) {
+          const int64_t slot = p.parts[i];
+          if (slot < 0 || slot >= p.num_slots) continue;
+          const int64_t row = (slot * p.slot_tokens + t) * p.slot_heads + n;
+          outs[count] = p.partial_out + row * p.head_dim_v;
+          lses[count++] = p.partial_lse[row];
+        }
+        merge_row<Float32>(count, lses, outs, p.use_softmax, i == parts_end ? p.sink : nullptr,
+                           head, p.head_dim_v, acc, &lse);
+      }
+      const int64_t row = (merge.row_begin + t) * p.num_q_heads + head;
+      write_row(p.q_type, acc, p.out, row, p.head_dim_v);
+      p.lse[row] = lse;
+    }
+  }
+}
+
+template <typename T>
+void merge_partials_typed(const MergePartialsParams& p, int64_t row_begin, int64_t row_end) {
+  using S = typename T::storage;
+  alignas(64) float acc[256];
+  const int64_t stride = p.num_rows * p.num_heads;
+  for (int64_t row = row_begin * p.num_heads; row < row_end * p.num_heads; ++row) {
+    const S* outs[kPartsAtOnce];
+    float lses[kPartsAtOnce];
+    for (int64_t i = 0; i < p.num_splits; ++i) {
+      outs[i] = static_cast<const S*>(p.outs) + (i * stride + row) * p.head_dim;
+      lses[i] = p.lses[i * stride + row];
+    }
+    merge_row<T>(p.num_splits, lses, outs, p.use_softmax, p.sink, row % p.num_heads, p.head_dim,
+                 acc, &p.lse[row]);
+    write_row(p.type, acc, p.out, row, p.head_dim);
+  }
+}
+
+void merge_partials(const MergePartialsParams& p, int64_t row_begin, int64_t row_end) {
+  if (p.type == ElementType::kFloat32) return merge_partials_typed<Float32>(p, row_begin, row_end);
+  if (p.type == ElementType::kBFloat16)
+    return merge_partials_typed<BFloat16>(p, row_begin, row_end);
+  merge_partials_typed<Float16>(p, row_begin, row_end);
+}
+
+}  // namespace
+
+#define JAXINFER_STRING_(x) #x
+#define JAXINFER_STRING(x) JAXINFER_STRING_(x)
+#define JAXINFER_NAME_(isa) cpu_kernels_##isa
+#define JAXINFER_NAME(isa) JAXINFER_NAME_(isa)
+extern const CpuKernels JAXINFER_NAME(JAXINFER_ISA);
+const CpuKernels JAXINFER_NAME(JAXINFER_ISA) = {JAXINFER_STRING(JAXINFER_ISA), scratch_floats,
+                                                run_item, run_merge, merge_partials};
+
+}  // namespace jaxinfer

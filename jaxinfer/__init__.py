@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Paged, load-balanced attention for LLM inference in JAX."""
+
+from jaxinfer._library import register_targets as _register_targets
+from jaxinfer._plan import Plan, PlanConfig, TileClass
+from jaxinfer.cache import PagedKVCache
+from jaxinfer.ops.dot_product_attention import dot_product_attention
+from jaxinfer.ops.merge_partials import merge_partials
+from jaxinfer.ops.plan import plan
+from jaxinfer.ops.ragged_attention import ragged_attention
+from jaxinfer.ops.ragged_paged_attention import ragged_paged_attention
+from jaxinfer.ops.update_kv_pages import token_slots, update_kv_pages
+from jaxinfer.page_pool import PagePool, PagePoolExhausted
+
+_register_targets()
+
+__all__ = [
+    "PagePool",
+    "PagePoolExhausted",
+    "PagedKVCache",
+    "Plan",
+    "PlanConfig",
+    "TileClass",
+    "dot_product_attention",
+    "merge_partials",
+    "plan",
+    "ragged_attention",
+    "ragged_paged_attention",
+    "token_slots",
+    "update_kv_pages",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""What the three attention ops share: options, absent operands, the kernel call."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinfer import _check
+from jaxinfer._compat import call_target, out_type
+from jaxinfer._plan import PlanFacts
+
+_UNBOUNDED = np.iinfo(np.int32).max
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """The static options of an attention call, checked and normalised."""
+
+    scale: float
+    is_causal: bool
+    local_window_size: tuple[int | None, int | None]
+    logits_soft_cap: float | None = None
+    use_softmax: bool = True
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(left, right) in keys; unbounded sides are INT32_MAX."""
+        left, right = self.local_window_size
+        return (
+            _UNBOUNDED if left is None else left,
+            _UNBOUNDED if right is None else right,
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """FFI attributes, as AttentionOptions in xla_ffi/attention_call.h reads them."""
+        left, right = self.window
+        return {
+            "scale": np.float32(self.scale),
+            "logits_soft_cap": np.float32(self.logits_soft_cap or 0.0),
+            "is_causal": bool(self.is_causal),
+            "window_left": np.int32(left),
+            "window_right": np.int32(right),
+            "use_softmax": bool(self.use_softmax),
+        }
+
+
+def make_options(
+    head_dim: int,
+    *,
+    scale: float | None,
+    is_causal: bool,
+    local_window_size: Any,
+    logits_soft_cap: float | None,
+    use_softmax: bool,
+    return_lse: bool,
+    attention_sink: Any,
+) -> AttentionOptions:
+    """Checks the options and fills in the default scale, 1 / sqrt(H)."""
+    _check.soft_cap(logits_soft_cap)
+    if not use_softmax and (return_lse or attention_sink is not None):
+        raise ValueError(
+            "use_softmax=False has neither a log-sum-exp nor a sink: "
+            f"got return_lse={return_lse}, attention_sink "
+            f"{'given' if attention_sink is not None else 'None'}"
+        )
+    if isinstance(scale, jax.core.Tracer):
+        raise ValueError(
+            "scale must be a Python number, got a traced array; multiply the query by "
+            "a traced scale instead"
+        )
+    return AttentionOptions(
+        scale=float(head_dim**-0.5 if scale is None else scale),
+        is_causal=is_causal,
+        local_window_size=_check.window(local_window_size),
+        logits_soft_cap=logits_soft_cap,
+        use_softmax=use_softmax,
+    )
+
+
+def absent(dtype: Any = jnp.float32) -> jax.Array:
+    """Stands for an operand that was not given: an array without elements."""
+    return jnp.zeros((0,), dtype)
+
+
+def per_head(name: str, value: Any, num_heads: int) -> jax.Array:
+    """A scale, f32[] or f32[heads], as f32[heads]; absent if None."""
+    if value is None:
+        return absent()
+    value = jnp.asarray(value)
+    _check.float32(name, value)
+    if value.shape not in ((), (num_heads,)):
+        raise ValueError(f"{name} must have shape [] or [{num_heads}], got {value.shape}")
+    return jnp.broadcast_to(value, (num_heads,))
+
+
+def result_types(query: Any, head_dim_v: int) -> list[Any]:
+    """Abstract (out [T, N, Hv], lse f32[T, N])."""
+    tokens, heads, _ = query.shape
+    return [
+        out_type((tokens, heads, head_dim_v), query.dtype),
+        out_type((tokens, heads), jnp.float32),
+    ]
+
+
+def call_kernel(
+    name: str,
+    operands: tuple[jax.Array, ...],
+    out_shape: tuple[int, ...],
+    dtype: Any,
+    options: AttentionOptions,
+    facts: PlanFacts,
+) -> list[jax.Array]:
+    """Calls an attention target; its workspace is two more results.
+
+    Args:
+      name: of the op.
+      operands: of the target, the plan last.
+      out_shape: (T, N, Hv).
+      dtype: of out.
+      options: of the call.
+      facts: of the plan; they size the workspace.
+
+    Returns:
+      [out, lse].
+    """
+    layout = facts.layout
+    slots = (layout["num_slots"], layout["slot_tokens"], layout["slot_heads"])
+    f32 = jnp.float32
+    results = [
+        jax.ShapeDtypeStruct(out_shape, dtype),
+        jax.ShapeDtypeStruct(out_shape[:-1], f32),
+        jax.ShapeDtypeStruct((*slots, out_shape[-1]), f32),
+        jax.ShapeDtypeStruct(slots, f32),
+    ]
+    attributes = options.attributes | {"facts": facts.encoded}
+    return list(call_target(name, results, *operands, **attributes)[:2])

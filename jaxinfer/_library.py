@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Loads the extension and registers its FFI targets, after checking that they fit."""
+
+import re
+from pathlib import Path
+
+import jax
+
+from jaxinfer import _native
+
+# Part of every target name: raised when operands or attributes change, so that a cached
+# or exported program of an older version fails by name instead of by contents.
+ABI_VERSION = "v1"
+
+
+def target_name(op: str) -> str:
+    """The FFI target of an op, e.g. "jaxinfer_v1_plan"."""
+    return f"jaxinfer_{ABI_VERSION}_{op}"
+
+
+def check_ffi_version(built: tuple[int, int], include_dir: str) -> None:
+    """Raises ImportError if the extension was built for a newer jaxlib than this one.
+
+    Registering it anyway would break the backend at its first use, with a text that
+    does not name jaxinfer.
+    """
+    header = Path(include_dir, "xla", "ffi", "api", "c_api.h").read_text()
+    major, minor = (
+        int(re.findall(rf"#define XLA_FFI_API_{part} (\d+)", header)[0])
+        for part in ("MAJOR", "MINOR")
+    )
+    if (major, minor) < built:
+        raise ImportError(
+            f"jaxinfer was built for XLA FFI {built[0]}.{built[1]}, but the installed "
+            f"jaxlib has {major}.{minor}; upgrade jaxlib, or rebuild jaxinfer with "
+            "'pip install --no-binary jaxinfer jaxinfer'"
+        )
+
+
+def register_targets() -> None:
+    """Makes the handlers known to XLA. Importing jaxinfer does this once."""
+    check_ffi_version(_native.ffi_api_version, jax.ffi.include_dir())
+    for op, handler in _native.ffi_targets.items():
+        jax.ffi.register_ffi_target(target_name(op), handler, platform="cpu")

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""The value types of planning: what a plan is made from, and what it is."""
+
+import dataclasses
+import functools
+import os
+import re
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from jaxinfer import _native
+
+_UNBOUNDED = np.iinfo(np.int32).max
+
+
+@dataclasses.dataclass(frozen=True)
+class TileClass:
+    """How one kind of query tile is computed.
+
+    Attributes:
+      rows: packed rows of a tile, tokens x query heads per KV head.
+      keys: granularity at which the keys of a tile may be split, at most a KV tile.
+      cost: integer cost of `keys` keys, in the unit of all classes.
+    """
+
+    rows: int
+    keys: int
+    cost: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """What a plan is balanced for. Static: it travels inside the Plan.
+
+    Attributes:
+      arch: what runs the plan, e.g. "cpu", "sm_90a"; for the reader only.
+      num_ctas: CTAs to use: the streaming multiprocessors, or a budget of them.
+      tile_classes: from the smallest tile to the largest, at most four.
+      kv_heads_per_item: KV heads that one work item covers; None = all of them.
+      min_cost: least cost worth a CTA of its own.
+      min_keys_per_row: fewest keys per packed decode row worth one. 40 keeps the
+        traffic of partial results under a tenth of that of K and V.
+      batch_invariant: split keys at multiples of `split_keys` only, so that the bits
+        of a sequence's result do not depend on the rest of the batch. Needs workspace
+        for tiles x max_kv_len / split_keys partial results.
+      split_keys: chunk of the batch-invariant mode.
+    """
+
+    arch: str
+    num_ctas: int
+    tile_classes: tuple[TileClass, ...]
+    kv_heads_per_item: int | None = 1
+    min_cost: int = 1
+    min_keys_per_row: int = 40
+    batch_invariant: bool = False
+    split_keys: int = 2048
+
+    @classmethod
+    def cpu(cls, num_threads: int | None = None) -> "PlanConfig":
+        """For CPU kernels: two CTAs a thread, all heads of a token together."""
+        threads = num_threads or os.cpu_count() or 1
+        tiles = (TileClass(rows=16, keys=16, cost=1), TileClass(64, 64, 16))
+        return cls("cpu", 2 * threads, tiles, kv_heads_per_item=None, min_cost=16)
+
+    @classmethod
+    def gpu(cls, arch: str = "sm_90a", num_ctas: int = 132) -> "PlanConfig":
+        """For GPU kernels: one KV head an item."""
+        tiles = (TileClass(rows=16, keys=16, cost=1), TileClass(128, 128, 6))
+        return cls(arch, num_ctas, tiles)
+
+    @classmethod
+    def default(cls) -> "PlanConfig":
+        """For the default backend, or JAXINFER_PLAN_TARGET if that is set.
+
+        JAXINFER_PLAN_TARGET is "cpu", "cpu:THREADS" or "ARCH:CTAS", such as
+        "sm_90a:132", for programs that are compiled on another machine than they run
+        on.
+        """
+        target = os.environ.get("JAXINFER_PLAN_TARGET")
+        return _parse_target(target) if target else _of_backend(jax.default_backend())
+
+
+def _parse_target(target: str) -> PlanConfig:
+    match = re.fullmatch(r"(cpu|sm_\d+a?)(?::(\d+))?", target)
+    if not match or (match[2] and int(match[2]) < 1):
+        raise ValueError(
+            "JAXINFER_PLAN_TARGET must be 'cpu', 'cpu:THREADS' or 'ARCH:CTAS' "
+            f"(e.g. 'sm_90a:132'), got {target!r}"
+        )
+    count = int(match[2]) if match[2] else None
+    if match[1] == "cpu":
+        return PlanConfig.cpu(count)
+    return PlanConfig.gpu(match[1], count or 132)
+
+
+@functools.lru_cache(None)
+def _of_backend(backend: str) -> PlanConfig:
+    if backend == "cpu":
+        return PlanConfig.cpu()
+    device = jax.devices()[0]
+    capability = getattr(device, "compute_capability", "9.0").replace(".", "")
+    arch = f"sm_{capability}" + ("a" if capability == "90" else "")
+    return PlanConfig.gpu(arch, getattr(device, "core_count", 132))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanFacts:
+    """Everything about a plan that is known before the lengths are.
+
+    An op compares these with its own and raises on any difference: a plan made for a
+    window, used without one, would drop keys silently.
+    """
+
+    num_tokens: int
+    num_seqs: int
+    max_kv_len: int
+    num_q_heads: int
+    num_kv_heads: int
+    head_dim: int
+    is_causal: bool
+    local_window_size: tuple[int | None, int | None]
+    config: PlanConfig
+
+    # Compared by ops; max_kv_len and config are the planner's own business.
+    COMPARED: ClassVar[tuple[str, ...]] = (
+        "num_tokens",
+        "num_seqs",
+        "num_q_heads",
+        "num_kv_heads",
+        "head_dim",
+        "is_causal",
+        "local_window_size",
+    )
+
+    @functools.cached_property
+    def encoded(self) -> np.ndarray:
+        """The fields as int32, in the order of PlanFacts in csrc/plan.h."""
+        config = self.config
+        classes = config.tile_classes
+        left, right = (
+            _UNBOUNDED if side is None else side for side in self.local_window_size
+        )
+        fields = [
+            self.num_tokens,
+            self.num_seqs,
+            self.max_kv_len,
+            self.num_q_heads,
+            self.num_kv_heads,
+            int(self.is_causal),
+            left,
+            right,
+            config.num_ctas,
+            _heads_per_item(self.num_kv_heads, config),
+            config.min_cost,
+            config.min_keys_per_row,
+            int(config.batch_invariant),
+            config.split_keys,
+            len(classes),
+        ]
+        tiles = np.zeros((4, 3), np.int32)
+        for i, tile in enumerate(classes[:4]):
+            tiles[i] = tile.rows, tile.keys, tile.cost
+        return np.concatenate([np.array(fields, np.int32), tiles.ravel()])
+
+    @functools.cached_property
+    def layout(self) -> dict[str, int]:
+        """Offsets of the sections, in int32, and the size of the workspace."""
+        return _native.plan_layout(self.encoded)
+
+
+def _heads_per_item(num_kv_heads: int, config: PlanConfig) -> int:
+    """The configured number, or the next one that leaves every head group a CTA."""
+    want = config.kv_heads_per_item or num_kv_heads
+    return next(
+        heads
+        for heads in range(1, num_kv_heads + 1)
+        if num_kv_heads % heads == 0
+        and (heads >= want or heads == num_kv_heads)
+        and num_kv_heads // heads <= max(config.num_ctas, 1)
+    )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["buffer"], meta_fields=["facts"]
+)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which CTA computes which query rows against which keys (FlashInfer, 3.3.1).
+
+    A value: every op only reads it, so one plan serves all layers of a step. It stays
+    valid for the same cu_q_lens and any later kv_lens; only its balance fades.
+
+    Attributes:
+      buffer: i32[facts.layout["size"]], all sections in one array.
+      facts: what the plan was made for; static.
+    """
+
+    buffer: Any
+    facts: PlanFacts
+
+    def _section(self, name: str, count: int, width: int) -> Any:
+        begin = self.facts.layout[name]
+        return self.buffer[begin : begin + count * width].reshape(count, width)
+
+    @property
+    def header(self) -> Any:
+        """i32[16]: items, merges, parts and CTAs in use, largest load."""
+        return self.buffer[:16]
+
+    @property
+    def cta_indptr(self) -> Any:
+        """i32[num_ctas + 1]: the items of CTA c are cta_indptr[c] .. [c + 1]."""
+        return self._section("cta_indptr", self.facts.config.num_ctas + 1, 1)[:, 0]
+
+    @property
+    def items(self) -> Any:
+        """i32[max_items, 16]: work items, fields as in csrc/work_item.h."""
+        return self._section("items", self.facts.layout["max_items"], 16)
+
+    @property
+    def merges(self) -> Any:
+        """i32[max_merges, 8]: rows whose partial results are merged."""
+        return self._section("merges", self.facts.layout["max_merges"], 8)
+
+    @property
+    def parts(self) -> Any:
+        """i32[max_parts]: slots of partial results, in the order of merging."""
+        return self._section("parts", self.facts.layout["max_parts"], 1)[:, 0]
+
+    def check(self, op: str, **facts: Any) -> None:
+        """Raises ValueError if an op's own facts differ from those of the plan."""
+        for name in PlanFacts.COMPARED:
+            planned, got = getattr(self.facts, name), facts[name]
+            if planned != got:
+                raise ValueError(
+                    f"{op}: the plan was made for {name}={planned!r}, but this call "
+                    f"has {name}={got!r}; make a plan of its own for it"
+                )

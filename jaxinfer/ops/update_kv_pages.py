@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""update_kv_pages: append the keys and values of new tokens to a paged cache."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinfer import _check, _fold
+from jaxinfer._attention import absent
+from jaxinfer._compat import call_target, define_op, out_type
+from jaxinfer.ops.ragged_paged_attention import check_pages, stack_layers
+from jaxinfer.reference.update_kv_pages import token_slots as _token_slots
+from jaxinfer.reference.update_kv_pages import update_kv_pages as _reference
+
+
+def update_kv_pages(
+    k_pages: Any,
+    v_pages: Any,
+    key: Any,
+    value: Any,
+    page_table: Any = None,
+    kv_lens: Any = None,
+    cu_q_lens: Any = None,
+    *,
+    page_indptr: Any = None,
+    slot_mapping: Any = None,
+    layer: Any = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Writes new tokens into their pages, in place.
+
+    The results are the cache operands: donate these (or carry them through a scan) and
+    use only the results afterwards, then nothing is copied. Where a token goes is given
+    either by page_table, kv_lens and cu_q_lens as in ragged_paged_attention (token i of
+    a sequence is written at position kv_len - q_len + i: kv_lens counts the new tokens),
+    or by slot_mapping. (FlashInfer, arXiv 2501.01005, section 3.1.)
+
+    Args:
+      k_pages: f32 | f16 | bf16 [P, page_size, K, H], or [L, ...] with `layer`.
+      v_pages: as k_pages, [P, page_size, K, Hv] or [L, ...].
+      key: [T, K, H] in the dtype of the cache.
+      value: [T, K, Hv] in the dtype of the cache.
+      page_table: i32[B, max_pages], or i32[num_indices] with page_indptr.
+      kv_lens: i32[B].
+      cu_q_lens: i32[B + 1]; None = one token per sequence.
+      page_indptr: i32[B + 1], offsets into page_table for the CSR form.
+      slot_mapping: i32[T], page * page_size + offset of each token; -1 skips it. Slots
+        must be distinct.
+      layer: i32[], which layer of a stacked cache.
+      implementation: None, "cpu" or "xla", as in ragged_paged_attention.
+
+    Returns:
+      (k_pages, v_pages). Tokens whose page is outside the cache are dropped.
+
+    Raises:
+      ValueError: for shapes and dtypes that do not fit, or both or neither of
+        page_table and slot_mapping.
+    """
+    _check.implementation(implementation)
+    if (page_table is None) == (slot_mapping is None):
+        raise ValueError(
+            "update_kv_pages needs either page_table (with kv_lens) or slot_mapping, "
+            f"got {'neither' if page_table is None else 'both'}"
+        )
+    if page_table is not None and kv_lens is None:
+        raise ValueError("kv_lens must be given together with page_table, got None")
+    key, value = jnp.asarray(key), jnp.asarray(value)
+    k_pages, v_pages, layer = stack_layers(k_pages, v_pages, layer)
+    if slot_mapping is not None:
+        # The lists are not read; shapes of one empty sequence satisfy the checks.
+        slots = jnp.asarray(slot_mapping)
+        page_table = jnp.zeros((1, 0), jnp.int32)
+        kv_lens, cu_q_lens = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
+    else:
+        slots = absent(jnp.int32)
+        page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
+        if cu_q_lens is None:
+            cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
+        cu_q_lens = jnp.asarray(cu_q_lens)
+    sizes = check_pages(k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens)
+    _check.shape("key", key, "T", "K", "H", sizes=sizes)
+    _check.shape("value", value, "T", "K", "Hv", sizes=sizes)
+    _check.not_empty(sizes, T="number of tokens")
+    _check.same_dtype("key", key, "k_pages", k_pages)
+    _check.same_dtype("value", value, "v_pages", v_pages)
+    if slot_mapping is not None:
+        _check.shape("slot_mapping", slots, "T", sizes=sizes)
+        _check.int32("slot_mapping", slots)
+    k_new, v_new = update_kv_pages_op.bind(
+        k_pages,
+        v_pages,
+        key,
+        value,
+        slots,
+        page_table,
+        absent(jnp.int32) if page_indptr is None else jnp.asarray(page_indptr),
+        kv_lens,
+        cu_q_lens,
+        layer,
+        implementation=implementation,
+    )
+    return k_new, v_new
+
+
+def token_slots(
+    page_table: Any,
+    kv_lens: Any,
+    cu_q_lens: Any = None,
+    *,
+    num_tokens: int,
+    num_pages: int,
+    page_size: int,
+    page_indptr: Any = None,
+    is_active: Any = None,
+) -> jax.Array:
+    """The slot of every new token, to be computed once a step for all layers.
+
+    Args:
+      page_table: as in update_kv_pages.
+      kv_lens: i32[B], the new tokens included.
+      cu_q_lens: i32[B + 1]; None = one token per sequence.
+      num_tokens: T.
+      num_pages: P.
+      page_size: tokens in a page.
+      page_indptr: as in update_kv_pages.
+      is_active: bool[B]; tokens of other sequences are skipped. A finished sequence
+        keeps q_len 1 and its kv_len, and writes nothing.
+
+    Returns:
+      i32[T] for update_kv_pages(slot_mapping=); -1 for padding rows, inactive
+      sequences and pages outside the cache.
+
+    Raises:
+      ValueError: if num_pages * page_size does not fit int32.
+    """
+    if num_pages * page_size >= 2**31:
+        raise ValueError(
+            f"slots are int32: num_pages * page_size must be below 2^31, got "
+            f"{num_pages} * {page_size}"
+        )
+    page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
+    if cu_q_lens is None:
+        cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
+    if is_active is not None:
+        kv_lens = jnp.where(is_active, kv_lens, 0)  # before position 0: no slot
+    return _token_slots(
+        page_table,
+        page_indptr,
+        kv_lens,
+        jnp.asarray(cu_q_lens),
+        num_tokens=num_tokens,
+        num_pages=num_pages,
+        page_size=page_size,
+    )
+
+
+def _out_types(k_pages, v_pages, *_, **params):
+    return [out_type(x.shape, x.dtype) for x in (k_pages, v_pages)]
+
+
+def _cpu(k_pages, v_pages, *operands, implementation):
+    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_pages, v_pages)]
+    return call_target(
+        "update_kv_pages", results, k_pages, v_pages, *operands, aliases={0: 0, 1: 1}
+    )
+
+
+update_kv_pages_op = define_op(
+    "update_kv_pages",
+    out_types=_out_types,
+    cpu=_cpu,
+    reference=_reference,
+    batch=lambda operands, axes, **params: _fold.update_kv_pages(
+        update_kv_pages_op, operands, axes, **params
+    ),
+)

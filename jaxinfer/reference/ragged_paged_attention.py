@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Reference of ragged_paged_attention: gather the pages, then plain attention."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxinfer.reference.attention import attend
+
+
+def page_ids(page_table: jax.Array, page_indptr: jax.Array, seq: jax.Array):
+    """The page list of a sequence, padded, and which entries belong to it."""
+    if page_table.ndim == 2:
+        return page_table[seq], jnp.ones(page_table.shape[1], bool)
+    size = page_table.shape[0]
+    begin = jnp.clip(page_indptr[seq], 0, size)
+    index = begin + jnp.arange(size)
+    belongs = index < jnp.clip(page_indptr[seq + 1], 0, size)
+    return page_table[jnp.where(belongs, index, 0)], belongs
+
+
+def ragged_paged_attention(
+    query, k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, layer,
+    k_scale, v_scale, sink, plan, *, options, facts, implementation,
+):  # fmt: skip
+    """Operands as in the op; pages are [L, P, page_size, K, H]. Ignores the plan."""
+    num_pages, page_size = k_pages.shape[1:3]
+    max_pages = page_table.shape[-1]
+    num_keys = max_pages * page_size
+    # A list cannot hold more keys than it has entries: lengths are clamped to that.
+    if page_table.ndim == 2:
+        held = jnp.full(kv_lens.shape, max_pages)
+    else:
+        bounds = jnp.clip(page_indptr, 0, max_pages)
+        held = jnp.maximum(bounds[1:] - bounds[:-1], 0)
+    kv_lens = jnp.clip(kv_lens, 0, held * page_size)
+    layer = jnp.clip(layer, 0, k_pages.shape[0] - 1)
+
+    def keys_of(seq):
+        ids, exists = page_ids(page_table, page_indptr, seq)
+        exists &= (ids >= 0) & (ids < num_pages)
+        ids = jnp.where(exists, ids, 0)
+        k = k_pages[layer, ids].reshape(num_keys, *k_pages.shape[3:])
+        v = v_pages[layer, ids].reshape(num_keys, *v_pages.shape[3:])
+        return k, v, jnp.repeat(exists, page_size)
+
+    return attend(
+        query,
+        keys_of,
+        kv_lens,
+        cu_q_lens,
+        k_scale,
+        v_scale,
+        sink,
+        num_keys=num_keys,
+        head_dim_v=v_pages.shape[-1],
+        options=options,
+    )

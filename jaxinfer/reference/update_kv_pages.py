@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Reference of update_kv_pages: slots, then a scatter."""
+
+import jax.numpy as jnp
+
+from jaxinfer.reference.attention import sequence_starts
+
+
+def token_slots(
+    page_table, page_indptr, kv_lens, cu_q_lens, *, num_tokens, num_pages, page_size
+):
+    """i32[T]: page * page_size + offset of every new token, -1 where there is none."""
+    starts = sequence_starts(cu_q_lens, num_tokens)
+    rows = jnp.arange(num_tokens, dtype=jnp.int32)
+    seq = jnp.searchsorted(starts[1:], rows, side="right").astype(jnp.int32)
+    is_real = seq < kv_lens.shape[0]
+    seq = jnp.minimum(seq, kv_lens.shape[0] - 1)
+    position = kv_lens[seq] - starts[seq + 1] + rows
+    index = position // page_size
+    if page_table.ndim == 2:
+        width = page_table.shape[1]
+        held = jnp.full_like(index, width)
+        entry = jnp.clip(index, 0, max(width - 1, 0))
+        page = page_table[seq, entry] if width else jnp.full_like(index, -1)
+    else:
+        size = page_table.shape[0]
+        bounds = jnp.clip(page_indptr, 0, size)
+        held = bounds[seq + 1] - bounds[seq]
+        entry = jnp.clip(bounds[seq] + index, 0, max(size - 1, 0))
+        page = page_table[entry] if size else jnp.full_like(index, -1)
+    is_held = is_real & (position >= 0) & (index < held)
+    in_cache = is_held & (page >= 0) & (page < num_pages)
+    return jnp.where(in_cache, page * page_size + position % page_size, -1)
+
+
+def update_kv_pages(
+    k_pages, v_pages, key, value, slot_mapping, page_table, page_indptr, kv_lens,
+    cu_q_lens, layer, *, implementation,
+):  # fmt: skip
+    """Operands as in the op; pages are [L, P, page_size, K, H]."""
+    num_layers, num_pages, page_size = k_pages.shape[:3]
+    if not slot_mapping.size:
+        slot_mapping = token_slots(
+            page_table,
+            page_indptr,
+            kv_lens,
+            cu_q_lens,
+            num_tokens=key.shape[0],
+            num_pages=num_pages,
+            page_size=page_size,
+        )
+    layer = jnp.clip(layer, 0, num_layers - 1)
+    # Slots outside the cache become page P, which the scatter drops.
+    in_cache = (slot_mapping >= 0) & (slot_mapping < num_pages * page_size)
+    page = jnp.where(in_cache, slot_mapping // page_size, num_pages)
+    offset = slot_mapping % page_size
+    return [
+        pages.at[layer, page, offset].set(tokens, mode="drop")
+        for pages, tokens in ((k_pages, key), (v_pages, value))
+    ]

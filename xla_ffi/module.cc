@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The extension module jaxinfer._native: FFI targets as capsules, and the host planner.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "csrc/attention.h"
+#include "csrc/plan.h"
+#include "xla_ffi/targets.h"
+
+namespace py = pybind11;
+
+namespace jaxinfer {
+namespace {
+
+using Int32s = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+PlanFacts decode(const Int32s& encoded) {
+  PlanFacts facts;
+  const char* wrong = decode_plan_facts(encoded.data(), encoded.size(), &facts);
+  if (wrong != nullptr) throw py::value_error(wrong);
+  return facts;
+}
+
+py::dict layout_dict(const Int32s& encoded) {
+  const PlanLayout layout = plan_layout(decode(encoded));
+  py::dict d;
+  d["max_items"] = layout.max_items;
+  d["max_merges"] = layout.max_merges;
+  d["max_parts"] = layout.max_parts;
+  d["cta_indptr"] = layout.cta_indptr;
+  d["items"] = layout.items;
+  d["merges"] = layout.merges;
+  d["parts"] = layout.parts;
+  d["size"] = layout.size;
+  d["num_slots"] = layout.num_slots;
+  d["slot_tokens"] = layout.slot_tokens;
+  d["slot_heads"] = layout.slot_heads;
+  return d;
+}
+
+Int32s host_plan(const Int32s& encoded, const Int32s& cu_q_lens, const Int32s& kv_lens) {
+  const PlanFacts facts = decode(encoded);
+  if (cu_q_lens.size() != facts.num_seqs + 1 || kv_lens.size() != facts.num_seqs) {
+    throw py::value_error("cu_q_lens and kv_lens do not have the facts' number of sequences");
+  }
+  Int32s buffer(plan_layout(facts).size);
+  make_plan(facts, cu_q_lens.data(), kv_lens.data(), buffer.mutable_data());
+  return buffer;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "FFI targets and the host planner of jaxinfer.";
+  m.attr("ffi_api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  m.attr("cpu_isa") = best_cpu_kernels().name;
+  m.def("plan_layout", &layout_dict, py::arg("facts"));
+  m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
+
+  py::dict targets;
+  auto add = [&](const char* name, XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
+    targets[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
+  };
+  add("plan", Plan);
+  add("ragged_paged_attention", RaggedPagedAttention);
+  add("ragged_attention", RaggedAttention);
+  add("dot_product_attention", DotProductAttention);
+  add("update_kv_pages", UpdateKvPages);
+  add("merge_partials", MergePartials);
+  m.attr("ffi_targets") = targets;
+}
+
+}  // namespace jaxinfer

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The FFI handlers, one per op. module.cc hands them to Python.
+#pragma once
+
+#include "xla/ffi/api/c_api.h"
+
+namespace jaxinfer {
+
+extern "C" {
+XLA_FFI_Error* Plan(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RaggedPagedAttention(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RaggedAttention(XLA_FFI_CallFrame*);
+XLA_FFI_Error* DotProductAttention(XLA_FFI_CallFrame*);
+XLA_FFI_Error* UpdateKvPages(XLA_FFI_CallFrame*);
+XLA_FFI_Error* MergePartials(XLA_FFI_CallFrame*);
+}
+
+}  // namespace jaxinfer
