@@ -61,8 +61,8 @@ Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t seq, in
     end = clamp64(p.cu_q_lens[++seq + 1], 0, p.num_tokens);
   }
   const int64_t begin = seq == 0 ? 0 : clamp64(p.cu_q_lens[seq], 0, end);
-  const int64_t keys = capacity(p, item.page_row);
-  const int64_t kv_len = clamp64(p.kv_lens[seq], 0, item.key_base + keys);
+  if (row < begin || row >= end) return {seq, 0, 0, 0};  // of another sequence: a wrong plan
+  const int64_t kv_len = max64(p.kv_lens[seq], 0);
   const int64_t index = row - begin;
   const int64_t position = p.is_top_left ? index : kv_len - (end - begin) + index;
   int64_t lo = max64(0, position - p.window_left);
@@ -70,7 +70,7 @@ Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t seq, in
   if (p.is_causal) hi = min64(hi, position + 1);
   lo = max64(lo - item.key_base, max64(item.key_begin, 0));
   hi = min64(hi - item.key_base, item.key_end == kOpen ? kNoKey : item.key_end);
-  return {seq, index, lo, min64(hi, keys)};
+  return {seq, index, lo, min64(hi, capacity(p, item.page_row))};
 }
 
 bool is_valid(const AttentionParams& p, const WorkItem& item) {
@@ -79,7 +79,8 @@ bool is_valid(const AttentionParams& p, const WorkItem& item) {
          item.num_kv_heads > 0 &&
          item.kv_head_begin + int64_t{item.num_kv_heads} <= p.num_kv_heads &&
          item.num_kv_heads * (p.num_q_heads / p.num_kv_heads) <= p.slot_heads &&
-         item.partial >= kWriteThrough && item.partial < p.num_slots &&
+         item.partial >= kWriteThrough && item.partial < p.num_slots && item.partial_row >= 0 &&
+         item.partial_row + int64_t{item.num_rows} <= p.slot_tokens &&
          (item.row_mode == kPaddingRows ||
           (item.seq >= 0 && item.seq < p.num_seqs && item.page_row >= 0 &&
            item.page_row < p.kv.num_lists && item.key_base >= 0));
@@ -93,15 +94,12 @@ struct Scratch {
   float* acc;     // [rows, Hv] sum of p * v
   float* m;       // [rows] largest score so far
   float* l;       // [rows] sum of p
-  float* scores;  // [tokens * group, 64] of one KV head
-  float* k;       // [64, H]
-  float* v;       // [64, Hv]
+  float* scores;  // [heads, 64] of one token
   Row* rows;      // [tokens]
 };
 
 Scratch carve(const AttentionParams& p, float* base, int64_t* floats = nullptr) {
   const int64_t rows = p.slot_tokens * p.slot_heads;
-  const int64_t head_rows = p.slot_tokens * (p.num_q_heads / p.num_kv_heads);
   float* next = base;
   auto take = [&](int64_t n) {
     float* mine = next;
@@ -113,47 +111,93 @@ Scratch carve(const AttentionParams& p, float* base, int64_t* floats = nullptr) 
   s.acc = take(rows * p.head_dim_v);
   s.m = take(rows);
   s.l = take(rows);
-  s.scores = take(head_rows * kTileKeys);
-  s.k = take(kTileKeys * p.head_dim);
-  s.v = take(kTileKeys * p.head_dim_v);
+  s.scores = take(p.slot_heads * kTileKeys);
   s.rows = reinterpret_cast<Row*>(take(p.slot_tokens * sizeof(Row) / sizeof(float)));
   if (floats) *floats = next - base;
   return s;
 }
 
-// ---- S = Q K^T ---------------------------------------------------------------------------
+// ---- one tile of keys ------------------------------------------------------------------
+
+// The keys of a tile that are in the cache. Row pointers are those of the item's first
+// KV head; its other heads follow.
+template <typename KV>
+struct KeyTile {
+  int64_t begin;           // key of the page list
+  int64_t size;            // keys below
+  int64_t key[kTileKeys];  // relative to begin, ascending
+  const typename KV::storage* k[kTileKeys];
+  const typename KV::storage* v[kTileKeys];
+
+  // How many of them are before key `end` of the page list.
+  int64_t count_before(int64_t end) const {
+    int64_t n = clamp64(end - begin, 0, size);
+    while (n > 0 && key[n - 1] >= end - begin) --n;
+    return n;
+  }
+};
+
+template <typename KV>
+void find_keys(const AttentionParams& p, const WorkItem& item, int64_t begin, int64_t end,
+               KeyTile<KV>* tile) {
+  using T = typename KV::storage;
+  tile->begin = begin;
+  tile->size = 0;
+  for (int64_t key = begin; key < end; ++key) {
+    const int64_t row = kv_row(p, item.page_row, key);
+    if (row < 0) continue;
+    const int64_t head_row = row * p.num_kv_heads + item.kv_head_begin;
+    const int64_t j = tile->size++;
+    tile->key[j] = key - begin;
+    tile->k[j] = static_cast<const T*>(p.k) + head_row * p.head_dim;
+    tile->v[j] = static_cast<const T*>(p.v) + head_row * p.head_dim_v;
+  }
+}
 
 template <int R>
 struct RowBlock {
   static constexpr int kRows = R;
 };
 
-// scores[r][j] = q[r] . k[j] for a block of R rows and J keys.
-template <int R, int J>
-inline void dot_block(const float* q, int64_t q_stride, const float* k, int64_t head_dim,
-                      float* scores) {
-  vfloat acc[R][J] = {};
-  for (int64_t h = 0; h < head_dim; h += kLanes) {
-    vfloat kv[J];
-    for (int j = 0; j < J; ++j) kv[j] = load<vfloat>(k + j * head_dim + h);
-    for (int r = 0; r < R; ++r) {
-      const vfloat qv = load<vfloat>(q + r * q_stride + h);
-      for (int j = 0; j < J; ++j) acc[r][j] += qv * kv[j];
+// Asks for the same head's part of some token rows ahead of its use, a little at a time:
+// the rows are too short for the hardware to notice the stream, and too many requests at
+// once would only wait for each other.
+template <typename T>
+inline void prefetch(const T* const* rows, int64_t count, int64_t offset, int64_t length) {
+  for (int64_t j = 0; j < count; ++j) {
+    const char* row = reinterpret_cast<const char*>(rows[j] + offset);
+    for (int64_t b = 0; b < length * static_cast<int64_t>(sizeof(T)); b += 64) {
+      __builtin_prefetch(row + b, 0, 2);
     }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int j = 0; j < J; ++j) scores[r * kTileKeys + j] = sum(acc[r][j]);
   }
 }
 
-template <int R>
-void dot_rows(const float* q, int64_t q_stride, const float* k, int64_t head_dim, int64_t keys,
-              float* scores) {
-  constexpr int kKeys = kLanes == 16 ? 4 : 2;  // accumulators must fit the registers
-  int64_t j = 0;
-  for (; j + kKeys <= keys; j += kKeys)
-    dot_block<R, kKeys>(q, q_stride, k + j * head_dim, head_dim, scores + j);
-  for (; j < keys; ++j) dot_block<R, 1>(q, q_stride, k + j * head_dim, head_dim, scores + j);
+// ---- S = Q K^T ---------------------------------------------------------------------------
+
+// scores[r][j] = q[r] . k[j] for a block of R rows and J keys of one KV head.
+template <typename KV, int R, int J>
+inline void dot_block(const float* q, const typename KV::storage* const* k, int64_t head_offset,
+                      int64_t head_dim, float* scores) {
+  vfloat acc[R * J] = {};
+  for (int64_t h = 0; h < head_dim; h += kLanes) {
+    vfloat kv[J];
+    for (int j = 0; j < J; ++j) kv[j] = KV::widen(k[j] + head_offset + h);
+    for (int r = 0; r < R; ++r) {
+      const vfloat qv = load<vfloat>(q + r * head_dim + h);
+      for (int j = 0; j < J; ++j) acc[r * J + j] += qv * kv[j];
+    }
+  }
+  // Several sums at a time: lane i of `total` is the sum of vector i.
+  constexpr int kAtOnce = R * J % kLanes == 0 ? kLanes : J;
+  for (int i = 0; i < R * J; i += kAtOnce) {
+    vfloat group[kAtOnce];
+    for (int n = 0; n < kAtOnce; ++n) group[n] = acc[i + n];
+    float total[kLanes];
+    store(total, sums(group));
+    for (int n = 0; n < kAtOnce; ++n) {
+      scores[(i + n) / J * kTileKeys + (i + n) % J] = total[n];
+    }
+  }
 }
 
 // Calls f<R>(first row) on blocks of up to four rows.
@@ -166,34 +210,80 @@ inline void for_row_blocks(int64_t rows, F f) {
   if (rows - r == 1) f(RowBlock<1>(), r);
 }
 
+// Scores of one token: q [heads, H], heads of a group share keys. Keys outside, heads
+// inside: each token row of the cache is read from its first byte to its last.
+template <typename KV, int J>
+inline void dot_heads(const AttentionParams& p, const WorkItem& item, const float* q,
+                      const typename KV::storage* const* k,
+                      const typename KV::storage* const* v_to_fetch, float* scores) {
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  for (int64_t head = 0; head < item.num_kv_heads; ++head) {
+    if (v_to_fetch) prefetch(v_to_fetch, J, head * p.head_dim_v, p.head_dim_v);
+    for_row_blocks(group, [&](auto block, int64_t g) {
+      const int64_t row = head * group + g;
+      dot_block<KV, block.kRows, J>(q + row * p.head_dim, k, head * p.head_dim, p.head_dim,
+                                    scores + row * kTileKeys);
+    });
+  }
+}
+
+template <typename KV>
+void dot(const AttentionParams& p, const WorkItem& item, const float* q, const KeyTile<KV>& tile,
+         int64_t keys, bool is_first_use, float* scores) {
+  constexpr int kKeys = kLanes == 16 ? 4 : 2;  // 4 * kKeys accumulators fit the registers
+  int64_t j = 0;
+  for (; j + kKeys <= keys; j += kKeys) {
+    dot_heads<KV, kKeys>(p, item, q, tile.k + j, is_first_use ? tile.v + j : nullptr, scores + j);
+  }
+  for (; j < keys; ++j) dot_heads<KV, 1>(p, item, q, tile.k + j, nullptr, scores + j);
+}
+
 // ---- O += P V ----------------------------------------------------------------------------
 
-template <int R, int C>
-inline void accumulate_block(const float* p, const float* v, int64_t head_dim_v, int64_t keys,
-                             float* acc, int64_t acc_stride) {
+template <typename KV, int R, int C>
+inline void accumulate_block(const float* p, const typename KV::storage* const* v, int64_t offset,
+                             int64_t keys, float* acc, int64_t head_dim_v) {
   vfloat sum[R][C];
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) sum[r][c] = load<vfloat>(acc + r * acc_stride + c * kLanes);
+    for (int c = 0; c < C; ++c) sum[r][c] = load<vfloat>(acc + r * head_dim_v + c * kLanes);
   for (int64_t j = 0; j < keys; ++j) {
     vfloat vv[C];
-    for (int c = 0; c < C; ++c) vv[c] = load<vfloat>(v + j * head_dim_v + c * kLanes);
+    for (int c = 0; c < C; ++c) vv[c] = KV::widen(v[j] + offset + c * kLanes);
     for (int r = 0; r < R; ++r) {
       const float weight = p[r * kTileKeys + j];
       for (int c = 0; c < C; ++c) sum[r][c] += weight * vv[c];
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) store(acc + r * acc_stride + c * kLanes, sum[r][c]);
+    for (int c = 0; c < C; ++c) store(acc + r * head_dim_v + c * kLanes, sum[r][c]);
 }
 
-template <int R>
-void accumulate_rows(const float* p, const float* v, int64_t head_dim_v, int64_t keys, float* acc,
-                     int64_t acc_stride) {
-  int64_t h = 0;
-  for (; h + 2 * kLanes <= head_dim_v; h += 2 * kLanes)
-    accumulate_block<R, 2>(p, v + h, head_dim_v, keys, acc + h, acc_stride);
-  for (; h < head_dim_v; h += kLanes)
-    accumulate_block<R, 1>(p, v + h, head_dim_v, keys, acc + h, acc_stride);
+// Results of one token: acc [heads, Hv], again keys outside and heads inside.
+template <typename KV>
+void accumulate(const AttentionParams& p, const WorkItem& item, const float* weights,
+                const KeyTile<KV>& tile, int64_t keys, const KeyTile<KV>* next, float* acc) {
+  constexpr int kKeys = 8;                        // per load and store of acc
+  constexpr int kVectors = kLanes == 16 ? 4 : 2;  // 4 * kVectors sums fit the registers
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  for (int64_t j = 0; j < keys; j += kKeys) {
+    const int64_t n = min64(kKeys, keys - j);
+    const int64_t to_fetch = next ? clamp64(next->size - j, 0, kKeys) : 0;
+    for (int64_t head = 0; head < item.num_kv_heads; ++head) {
+      if (to_fetch > 0) prefetch(next->k + j, to_fetch, head * p.head_dim, p.head_dim);
+      for_row_blocks(group, [&](auto block, int64_t g) {
+        constexpr int kRows = block.kRows;
+        const float* w = weights + (head * group + g) * kTileKeys + j;
+        float* out = acc + (head * group + g) * p.head_dim_v;
+        const int64_t offset = head * p.head_dim_v;
+        int64_t h = 0;
+        for (; h + kVectors * kLanes <= p.head_dim_v; h += kVectors * kLanes)
+          accumulate_block<KV, kRows, kVectors>(w, tile.v + j, offset + h, n, out + h,
+                                                p.head_dim_v);
+        for (; h < p.head_dim_v; h += kLanes)
+          accumulate_block<KV, kRows, 1>(w, tile.v + j, offset + h, n, out + h, p.head_dim_v);
+      });
+    }
+  }
 }
 
 // ---- softmax -----------------------------------------------------------------------------
@@ -248,67 +338,33 @@ void apply_dense(const AttentionParams& p, const Row& row, int64_t head, int64_t
   }
 }
 
-// ---- one tile of keys, one KV head -------------------------------------------------------
-
-// Widens the tile's K and V of one head; keys whose page is not in the cache become 0.
+// One token, given as packed rows of q and acc, against one tile. `next` is the tile to
+// fetch meanwhile; only the first token fetches.
 template <typename KV>
-void load_kv(const AttentionParams& p, const int64_t* kv_rows, int64_t keys, int64_t head,
-             const Scratch& s) {
-  using T = typename KV::storage;
-  for (int64_t j = 0; j < keys; ++j) {
-    float* k = s.k + j * p.head_dim;
-    float* v = s.v + j * p.head_dim_v;
-    if (kv_rows[j] < 0) {
-      memset(k, 0, p.head_dim * sizeof(float));
-      memset(v, 0, p.head_dim_v * sizeof(float));
+void attend(const AttentionParams& p, const WorkItem& item, const Row& row,
+            const KeyTile<KV>& tile, const KeyTile<KV>* next, int64_t first_packed,
+            const Scratch& s) {
+  const int64_t a = tile.count_before(row.lo), b = tile.count_before(row.hi);
+  if (a >= b) return;
+  const int64_t heads = item.num_kv_heads * (p.num_q_heads / p.num_kv_heads);
+  const int64_t first_head = item.kv_head_begin * (p.num_q_heads / p.num_kv_heads);
+  dot(p, item, s.q + first_packed * p.head_dim, tile, b, next != nullptr, s.scores);
+  for (int64_t n = 0; n < heads; ++n) {
+    float* scores = s.scores + n * kTileKeys;
+    if (p.logits_soft_cap > 0) soft_cap(scores, kTileKeys, p.logits_soft_cap);
+    if (p.bias || p.mask) apply_dense(p, row, first_head + n, tile.begin, b, scores);
+    if (!p.use_softmax) {
+      for (int64_t j = 0; j < a; ++j) scores[j] = 0.0f;
       continue;
     }
-    const int64_t row = kv_rows[j] * p.num_kv_heads + head;
-    widen_row<KV>(static_cast<const T*>(p.k) + row * p.head_dim, k, p.head_dim);
-    widen_row<KV>(static_cast<const T*>(p.v) + row * p.head_dim_v, v, p.head_dim_v);
+    const int64_t r = first_packed + n;
+    const float rescale = update_softmax(scores, a, b, &s.m[r], &s.l[r]);
+    if (rescale == 1.0f) continue;
+    float* acc = s.acc + r * p.head_dim_v;
+    for (int64_t h = 0; h < p.head_dim_v; h += kLanes)
+      store(acc + h, load<vfloat>(acc + h) * rescale);
   }
-}
-
-// Packed rows of one KV head: row r = token * group + g, at `stride` heads per token.
-void attend_tile(const AttentionParams& p, const WorkItem& item, const int64_t* kv_rows,
-                 int64_t tile_begin, int64_t keys, int64_t head, bool has_holes, const Scratch& s) {
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
-  const int64_t heads = item.num_kv_heads * group;
-  const int64_t first = (head - item.kv_head_begin) * group;
-  for (int64_t t = 0; t < item.num_rows; ++t) {
-    const Row& row = s.rows[t];
-    const int64_t a = max64(row.lo - tile_begin, 0), b = min64(row.hi - tile_begin, keys);
-    if (a >= b) continue;
-    const int64_t packed = t * heads + first;
-    const float* q = s.q + packed * p.head_dim;
-    float* acc = s.acc + packed * p.head_dim_v;
-    for_row_blocks(group, [&](auto block, int64_t g) {
-      dot_rows<block.kRows>(q + g * p.head_dim, p.head_dim, s.k, p.head_dim, b,
-                            s.scores + g * kTileKeys);
-    });
-    for (int64_t g = 0; g < group; ++g) {
-      float* scores = s.scores + g * kTileKeys;
-      if (p.logits_soft_cap > 0) soft_cap(scores, kTileKeys, p.logits_soft_cap);
-      if (p.bias || p.mask) apply_dense(p, row, head * group + g, tile_begin, b, scores);
-      if (has_holes) {
-        for (int64_t j = 0; j < b; ++j)
-          if (kv_rows[j] < 0) scores[j] = p.use_softmax ? -INFINITY : 0.0f;
-      }
-      if (!p.use_softmax) {
-        for (int64_t j = 0; j < a; ++j) scores[j] = 0.0f;
-        continue;
-      }
-      const float rescale = update_softmax(scores, a, b, &s.m[packed + g], &s.l[packed + g]);
-      if (rescale == 1.0f) continue;
-      float* row_acc = acc + g * p.head_dim_v;
-      for (int64_t h = 0; h < p.head_dim_v; h += kLanes)
-        store(row_acc + h, load<vfloat>(row_acc + h) * rescale);
-    }
-    for_row_blocks(group, [&](auto block, int64_t g) {
-      accumulate_rows<block.kRows>(s.scores + g * kTileKeys, s.v, p.head_dim_v, b,
-                                   acc + g * p.head_dim_v, p.head_dim_v);
-    });
-  }
+  accumulate(p, item, s.scores, tile, b, next, s.acc + first_packed * p.head_dim_v);
 }
 
 // ---- results -----------------------------------------------------------------------------
@@ -365,18 +421,15 @@ void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratc
   memset(s.acc, 0, num_packed * p.head_dim_v * sizeof(float));
   for (int64_t r = 0; r < num_packed; ++r) s.m[r] = -INFINITY, s.l[r] = 0.0f;
 
-  // Tiles outside, heads inside: whole token rows of the cache are read together.
-  for (int64_t begin = lo; begin < hi; begin += kTileKeys) {
-    const int64_t keys = min64(hi - begin, kTileKeys);
-    int64_t kv_rows[kTileKeys];
-    bool has_holes = false;
-    for (int64_t j = 0; j < keys; ++j) {
-      kv_rows[j] = kv_row(p, item.page_row, begin + j);
-      has_holes |= kv_rows[j] < 0;
-    }
-    for (int64_t head = item.kv_head_begin; head < item.kv_head_begin + item.num_kv_heads; ++head) {
-      load_kv<KV>(p, kv_rows, keys, head, s);
-      attend_tile(p, item, kv_rows, begin, keys, head, has_holes, s);
+  KeyTile<KV> tiles[2];
+  if (lo < hi) find_keys(p, item, lo, min64(hi, lo + kTileKeys), &tiles[0]);
+  for (int64_t begin = lo, i = 0; begin < hi; begin += kTileKeys, i ^= 1) {
+    const KeyTile<KV>& tile = tiles[i];
+    KeyTile<KV>& next = tiles[i ^ 1];
+    const int64_t end = begin + kTileKeys;
+    find_keys(p, item, min64(end, hi), min64(hi, end + kTileKeys), &next);
+    for (int64_t t = 0; t < item.num_rows; ++t) {
+      attend(p, item, s.rows[t], tile, t == 0 ? &next : nullptr, t * heads, s);
     }
   }
 
@@ -397,7 +450,8 @@ void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratc
         write_row(p.q_type, acc, p.out, row, p.head_dim_v);
         p.lse[row] = lse;
       } else {
-        const int64_t row = (item.partial * p.slot_tokens + t) * p.slot_heads + n;
+        const int64_t slot_row = item.partial * p.slot_tokens + item.partial_row + t;
+        const int64_t row = slot_row * p.slot_heads + n;
         memcpy(p.partial_out + row * p.head_dim_v, acc, p.head_dim_v * sizeof(float));
         p.partial_lse[row] = lse;
       }

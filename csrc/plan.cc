@@ -14,6 +14,7 @@ struct QueryTile {
   WorkItem item;  // all but the fields that depend on the split
   int first_unit, num_units;
   int unit_keys, unit_cost;
+  int64_t num_keys;  // visible to some row
   int64_t full_end;  // keys before it are visible to every row
 };
 
@@ -48,6 +49,7 @@ QueryTile query_tile(const PlanFacts& facts, int tile_class, int row_begin, int 
   tile.first_unit = static_cast<int>(keys.lo / tile.unit_keys);
   const int64_t units = (keys.hi + tile.unit_keys - 1) / tile.unit_keys - tile.first_unit;
   tile.num_units = static_cast<int>(std::max<int64_t>(units, 1));  // empty tiles count too
+  tile.num_keys = std::max<int64_t>(keys.hi - keys.lo, 0);
   tile.full_end = keys.full;
   return tile;
 }
@@ -82,7 +84,8 @@ std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_l
     begin = end;
   }
   const int largest = facts.num_tile_classes - 1;
-  for (int row = begin; row < facts.num_tokens; row += facts.tile_tokens(largest)) {
+  for (int64_t next = begin; next < facts.num_tokens; next += facts.tile_tokens(largest)) {
+    const int row = static_cast<int>(next);
     const int rows = std::min(facts.tile_tokens(largest), facts.num_tokens - row);
     tiles.push_back(query_tile(facts, largest, row, rows, kPaddingRows, -1, {0, 0, 0}));
   }
@@ -96,7 +99,10 @@ struct Cut {
   int64_t total;
   int64_t num_ranges;
 
-  int64_t begin(int64_t range) const { return range * total / num_ranges; }
+  // range * total / num_ranges, which could overflow.
+  int64_t begin(int64_t range) const {
+    return total / num_ranges * range + total % num_ranges * range / num_ranges;
+  }
 };
 
 // Short tiles only (decode): the KV heads of a range sit on neighbouring CTAs, so that
@@ -107,7 +113,7 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   int64_t cost = 0, keys = 0, max_unit_cost = 1, decode_rows = 1;
   for (const QueryTile& tile : tiles) {
     cost += static_cast<int64_t>(tile.num_units) * tile.unit_cost;
-    keys += static_cast<int64_t>(tile.num_units) * tile.unit_keys;
+    keys += tile.num_keys;
     max_unit_cost = std::max<int64_t>(max_unit_cost, tile.unit_cost);
     if (tile.item.row_mode == kPaddingRows) continue;
     decode = decode && tile.item.tile_class == 0;
@@ -127,168 +133,127 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   return cut;
 }
 
-// Fills the sections of the buffer, item by item in the order of the CTAs.
+// Some units of one tile, for one head group (and, with inner > 1, those after it).
+struct Piece {
+  const QueryTile* tile;
+  int unit_begin, unit_end;
+  int head_group;
+
+  bool is_first() const { return unit_begin == 0; }
+  bool is_last() const { return unit_end == tile->num_units; }
+  bool is_split() const { return !is_first() || !is_last(); }
+};
+
+// The work item of a piece, but for its first head and its slot.
+WorkItem make_item(const PlanFacts& facts, const Piece& piece) {
+  const QueryTile& tile = *piece.tile;
+  WorkItem item = tile.item;
+  item.key_begin = kOpen;
+  item.key_end = kOpen;
+  item.num_kv_heads = facts.kv_heads_per_item;
+  item.mask_mode = kMaskOp;
+  item.partial = kWriteThrough;
+  if (!piece.is_first()) item.key_begin = (tile.first_unit + piece.unit_begin) * tile.unit_keys;
+  if (!piece.is_last()) {
+    item.key_end = (tile.first_unit + piece.unit_end) * tile.unit_keys;
+    if (item.key_end <= tile.full_end) item.mask_mode = kMaskFull;
+  }
+  return item;
+}
+
+// Fills the sections of the buffer, CTA by CTA.
 class PlanWriter {
  public:
   PlanWriter(const PlanFacts& facts, int32_t* buffer)
-      : facts_(facts), layout_(plan_layout(facts)), buffer_(buffer) {
-    std::memset(buffer, 0, layout_.size * sizeof(int32_t));
-    slots_.resize(facts.head_groups());
+      : facts_(facts),
+        layout_(plan_layout(facts)),
+        buffer_(buffer),
+        items_(reinterpret_cast<WorkItem*>(buffer + layout_.items)),
+        slots_(facts.head_groups()) {
+    // Items are written whole, once; all other bytes start as zero.
+    std::memset(buffer, 0, layout_.items * sizeof(int32_t));
+    std::memset(buffer + layout_.merges, 0, (layout_.size - layout_.merges) * sizeof(int32_t));
   }
 
-  // The items of one CTA: `pieces` of tiles, for one head group.
-  struct Piece {
-    const QueryTile* tile;
-    int unit_begin, unit_end;
-    int head_group;
-
-    bool is_first() const { return unit_begin == 0; }
-    bool is_last() const { return unit_end == tile->num_units; }
-  };
-
-  void begin_cta(int cta) { buffer_[layout_.cta_indptr + cta] = header().num_items; }
-
-  void add(const Piece& piece, int cta) {
-    const QueryTile& tile = *piece.tile;
-    WorkItem item = tile.item;
-    item.kv_head_begin = piece.head_group * facts_.kv_heads_per_item;
-    item.num_kv_heads = facts_.kv_heads_per_item;
-    item.key_begin = kOpen;
-    item.key_end = kOpen;
-    item.mask_mode = kMaskOp;
-    item.partial = kWriteThrough;
-    if (!piece.is_first()) {
-      item.key_begin = (tile.first_unit + piece.unit_begin) * tile.unit_keys;
+  // Writes the items of one CTA; `inner` is added to the head groups of the pieces.
+  void write_cta(int cta, int inner, const std::vector<Piece>& pieces,
+                 const std::vector<WorkItem>& items) {
+    buffer_[layout_.cta_indptr + cta] = header_.num_items;
+    int64_t load = 0;
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      const Piece& piece = pieces[i];
+      const int head_group = piece.head_group + inner;
+      const int index = header_.num_items++;
+      WorkItem& item = items_[index];
+      item = items[i];
+      item.kv_head_begin = head_group * facts_.kv_heads_per_item;
+      if (piece.is_split()) {
+        // At most one split tile enters a range and one leaves it: two slots per CTA.
+        const int slot = facts_.batch_invariant ? index : 2 * cta + (piece.is_first() ? 1 : 0);
+        item.partial = slot;
+        slots_[head_group].push_back(slot);
+        if (piece.is_last()) write_merge(item, slots_[head_group]);
+      }
+      load += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * piece.tile->unit_cost;
     }
-    if (!piece.is_last()) {
-      item.key_end = (tile.first_unit + piece.unit_end) * tile.unit_keys;
-      if (item.key_end <= tile.full_end) item.mask_mode = kMaskFull;
-    }
-    const int index = header().num_items++;
-    if (!piece.is_first() || !piece.is_last()) {
-      // At most one split tile enters a range and one leaves it: two slots per CTA.
-      item.partial = facts_.batch_invariant ? index : 2 * cta + (piece.is_first() ? 1 : 0);
-      slots_[piece.head_group].push_back(item.partial);
-      if (piece.is_last()) add_merge(item, piece.head_group);
-    }
-    std::memcpy(buffer_ + layout_.items + index * 16, &item, sizeof(item));
-    load_ += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * tile.unit_cost;
-  }
-
-  void end_cta(int cta) {
-    header().num_ctas = cta + 1;
-    header().max_load = static_cast<int>(std::min<int64_t>(
-        std::max<int64_t>(header().max_load, load_), std::numeric_limits<int>::max()));
-    load_ = 0;
+    header_.num_ctas = cta + 1;
+    header_.max_load = static_cast<int>(
+        std::min<int64_t>(std::max<int64_t>(header_.max_load, load), kUnbounded));
   }
 
   void finish() {
-    for (int cta = header().num_ctas; cta <= facts_.num_ctas; ++cta) begin_cta(cta);
+    for (int cta = header_.num_ctas; cta <= facts_.num_ctas; ++cta) {
+      buffer_[layout_.cta_indptr + cta] = header_.num_items;
+    }
+    std::memset(items_ + header_.num_items, 0,
+                (layout_.max_items - header_.num_items) * sizeof(WorkItem));
+    std::memcpy(buffer_, &header_, sizeof(header_));
   }
 
  private:
-  PlanHeader& header() { return *reinterpret_cast<PlanHeader*>(buffer_); }
-
-  void add_merge(const WorkItem& item, int head_group) {
-    std::vector<int>& slots = slots_[head_group];
-    const int begin = header().num_parts;
+  // The rows of a tile whose last piece is `item`; its pieces wrote to `slots`.
+  void write_merge(const WorkItem& item, std::vector<int>& slots) {
+    const int begin = header_.num_parts;
     std::copy(slots.begin(), slots.end(), buffer_ + layout_.parts + begin);
-    header().num_parts += static_cast<int>(slots.size());
+    header_.num_parts += static_cast<int>(slots.size());
     const MergeItem merge{item.row_begin,    item.num_rows, item.kv_head_begin,
-                          item.num_kv_heads, begin,         header().num_parts,
+                          item.num_kv_heads, begin,         header_.num_parts,
                           {0, 0}};
-    std::memcpy(buffer_ + layout_.merges + header().num_merges++ * 8, &merge, sizeof(merge));
+    std::memcpy(buffer_ + layout_.merges + header_.num_merges++ * 8, &merge, sizeof(merge));
     slots.clear();
   }
 
   const PlanFacts& facts_;
   const PlanLayout layout_;
   int32_t* buffer_;
-  int64_t load_ = 0;
+  WorkItem* items_;
+  PlanHeader header_{};
   std::vector<std::vector<int>> slots_;  // of the tile being split, per head group
 };
 
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 }  // namespace
-
-const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* facts) {
-  if (size != kPlanFactsSize) return "plan facts have the wrong number of fields";
-  std::memcpy(facts, values, sizeof(PlanFacts));
-  const PlanFacts& f = *facts;
-  if (f.num_tokens < 1 || f.num_seqs < 1 || f.max_kv_len < 0) return "plan facts: bad sizes";
-  if (f.num_kv_heads < 1 || f.num_q_heads < 1 || f.num_q_heads % f.num_kv_heads != 0)
-    return "plan facts: num_q_heads must be a multiple of num_kv_heads";
-  if (f.window_left < 0 || f.window_right < 0) return "plan facts: negative window";
-  if (f.kv_heads_per_item < 1 || f.num_kv_heads % f.kv_heads_per_item != 0)
-    return "plan facts: kv_heads_per_item must divide num_kv_heads";
-  if (f.num_ctas < f.head_groups() || f.num_ctas > 65536)
-    return "plan facts: num_ctas must be between the number of head groups and 65536";
-  if (f.min_cost < 1 || f.min_keys_per_row < 1 || f.split_keys < 1)
-    return "plan facts: min_cost, min_keys_per_row and split_keys must be positive";
-  if (f.num_tile_classes < 1 || f.num_tile_classes > kMaxTileClasses)
-    return "plan facts: between 1 and 4 tile classes";
-  for (int c = 0; c < f.num_tile_classes; ++c) {
-    const TileClass& tc = f.tile_classes[c];
-    if (tc.rows < 1 || tc.keys < 1 || tc.cost < 1 || tc.cost > 1 << 16)
-      return "plan facts: rows, keys and cost of a tile class must be positive";
-    if (c > 0 && tc.rows < f.tile_classes[c - 1].rows)
-      return "plan facts: tile classes must be ordered by rows";
-  }
-  if (plan_layout(f).size > std::numeric_limits<int>::max())
-    return "plan facts: the plan would exceed 2^31 int32; lower max_kv_len or raise split_keys";
-  return nullptr;
-}
-
-PlanLayout plan_layout(const PlanFacts& f) {
-  PlanLayout layout{};
-  // Only the largest class needs several tiles for one sequence.
-  const int64_t tokens = f.tile_tokens(f.num_tile_classes - 1);
-  const int64_t tiles = std::min<int64_t>(
-      f.num_tokens, std::min(f.num_seqs, f.num_tokens) + f.num_tokens / tokens + 1);
-  const int64_t group_tiles = tiles * f.head_groups();
-  if (f.batch_invariant) {
-    const int64_t chunks = std::max(1, f.max_kv_len / f.split_keys + 1);
-    layout.max_items = group_tiles * chunks;
-    layout.max_merges = chunks > 1 ? group_tiles : 0;
-    layout.max_parts = chunks > 1 ? layout.max_items : 0;
-    layout.num_slots = layout.max_parts;
-  } else {
-    layout.max_items = group_tiles + f.num_ctas;
-    layout.max_merges = f.num_ctas;
-    layout.max_parts = 2 * f.num_ctas;
-    layout.num_slots = 2 * f.num_ctas;
-  }
-  layout.cta_indptr = 16;
-  layout.items = round_up(layout.cta_indptr + f.num_ctas + 1, 16);
-  layout.merges = layout.items + layout.max_items * 16;
-  layout.parts = layout.merges + layout.max_merges * 8;
-  layout.size = round_up(layout.parts + layout.max_parts, 16);
-  layout.slot_tokens = std::min<int64_t>(f.num_tokens, tokens);
-  layout.slot_heads = static_cast<int64_t>(f.kv_heads_per_item) * f.q_heads_per_kv_head();
-  return layout;
-}
 
 void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* kv_lens,
                int32_t* buffer) {
   const std::vector<QueryTile> tiles = query_tiles(facts, cu_q_lens, kv_lens);
   const Cut cut = choose_cut(facts, tiles);
   PlanWriter writer(facts, buffer);
-  std::vector<PlanWriter::Piece> pieces;
-  int64_t cost = 0;  // where the current unit starts on the cost axis
+  std::vector<Piece> pieces;    // of one range
+  std::vector<WorkItem> items;  // theirs
+  int64_t cost = 0;             // where the current unit starts on the cost axis
   size_t tile = 0;
   int group = 0, unit = 0;
   for (int64_t range = 0; range < cut.num_ranges; ++range) {
     const int64_t end = cut.begin(range + 1);
     pieces.clear();
+    items.clear();
     while (cost < end) {
       const QueryTile& t = tiles[tile];
       const int64_t fitting = (end - cost + t.unit_cost - 1) / t.unit_cost;
       const int units = static_cast<int>(
           std::min<int64_t>(facts.batch_invariant ? 1 : fitting, t.num_units - unit));
       pieces.push_back({&t, unit, unit + units, group});
+      items.push_back(make_item(facts, pieces.back()));
       cost += static_cast<int64_t>(units) * t.unit_cost;
       unit += units;
       if (unit == t.num_units) {
@@ -297,13 +262,7 @@ void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* 
       }
     }
     for (int inner = 0; inner < cut.inner; ++inner) {
-      const int cta = static_cast<int>(range) * cut.inner + inner;
-      writer.begin_cta(cta);
-      for (PlanWriter::Piece piece : pieces) {
-        piece.head_group += inner;
-        writer.add(piece, cta);
-      }
-      writer.end_cta(cta);
+      writer.write_cta(static_cast<int>(range) * cut.inner + inner, inner, pieces, items);
     }
   }
   writer.finish();

@@ -49,6 +49,38 @@ inline float sum(vfloat v) {
   }
   return s[0];
 }
+
+// Halves of two vectors, exchanged at distance D and added: after it, lanes whose index
+// has bit D clear hold sums of a, the others sums of b.
+template <int D>
+inline vfloat fold(vfloat a, vfloat b) {
+  vint take_a, take_b;
+  for (int i = 0; i < kLanes; ++i) {
+    take_a[i] = i & D ? kLanes + (i ^ D) : i;  // a's own half, b's other half
+    take_b[i] = i & D ? kLanes + i : i ^ D;
+  }
+  return __builtin_shuffle(a, b, take_a) + __builtin_shuffle(a, b, take_b);
+}
+template <int N, int D>
+inline vfloat fold_all(vfloat* v) {
+  if constexpr (N == 1) {
+    vfloat r = v[0];
+    if constexpr (D < kLanes) {
+      vfloat same[1] = {fold<D>(r, r)};
+      return fold_all<1, D * 2>(same);
+    }
+    return r;
+  } else {
+    vfloat half[N / 2];
+    for (int i = 0; i < N / 2; ++i) half[i] = fold<D>(v[2 * i], v[2 * i + 1]);
+    return fold_all<N / 2, D * 2>(half);
+  }
+}
+// Lane i of the result is the sum of v[i]; N is a power of two, at most kLanes.
+template <int N>
+inline vfloat sums(vfloat (&v)[N]) {
+  return fold_all<N, 1>(v);
+}
 inline float max_lane(vfloat v) {
   float s[kLanes];
   store(s, v);
@@ -63,7 +95,7 @@ inline vfloat exp(vfloat x) {
   const vint underflow = x < -87.0f;
   const vfloat magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds
   vfloat n = x * 1.44269504088896341f + magic;
-  const vint exponent = ((vint)n - (vint)magic) << 23;
+  const vuint exponent = ((vuint)n - (vuint)magic) << 23;
   n -= magic;
   const vfloat f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   vfloat p = broadcast(1.9875691500e-4f);
@@ -73,7 +105,7 @@ inline vfloat exp(vfloat x) {
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1.0f;
-  return select(underflow, vfloat{}, (vfloat)((vint)p + exponent));
+  return select(underflow, vfloat{}, (vfloat)((vuint)p + exponent));
 }
 
 // tanh by exp(-2|x|), which cannot overflow; near 0 by its series, which cannot cancel.
@@ -111,11 +143,12 @@ struct Float16 {
   static vfloat widen(const uint16_t* p) {
     const vuint h = __builtin_convertvector(load<vhalf>(p), vuint);
     const vuint magnitude = (h & 0x7fff) << 13;
-    // 2^112 moves the exponent from half's bias to float's and scales subnormals right.
-    const vfloat finite = (vfloat)magnitude * 5.192296858534828e33f;
     const vuint special = (vuint)((h & 0x7c00) == 0x7c00);  // Inf and NaN
-    const vuint bits = (special & (magnitude | 0x7f800000)) | (~special & (vuint)finite);
-    return (vfloat)(bits | ((h & 0x8000) << 16));
+    const vuint normal = magnitude + (special & 0x70000000) + (~special & 0x38000000);
+    // Subnormals by their value: as float bits they would be flushed, as XLA's threads do.
+    const vfloat subnormal = __builtin_convertvector((vint)(h & 0x3ff), vfloat) * 0x1p-24f;
+    const vint is_small = (h & 0x7c00) == 0;
+    return (vfloat)((vuint)select(is_small, subnormal, (vfloat)normal) | ((h & 0x8000) << 16));
   }
   static uint16_t narrow(float x) {
     uint32_t u;

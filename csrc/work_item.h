@@ -42,7 +42,9 @@ struct WorkItem {
   int page_row;       // row of the page table or of page_indptr
   int mask_mode;      // MaskMode
   int partial;        // slot of the partial result, or kWriteThrough
-  int spare[3];       // zero
+  int partial_row;    // where in the slot its first row goes: items of other rows may
+                      // share a slot that a merge reads as one
+  int spare[2];       // zero
 };
 static_assert(sizeof(WorkItem) == 64, "a work item is 16 int32");
 

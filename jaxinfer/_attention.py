@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,7 +38,7 @@ class AttentionOptions:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """FFI attributes, as AttentionOptions in xla_ffi/attention_call.h reads them."""
+        """FFI attributes, named as in xla_ffi/attention_call.h."""
         left, right = self.window
         return {
             "scale": np.float32(self.scale),
@@ -62,6 +63,9 @@ def make_options(
 ) -> AttentionOptions:
     """Checks the options and fills in the default scale, 1 / sqrt(H)."""
     _check.soft_cap(logits_soft_cap)
+    _check.flag("is_causal", is_causal)
+    _check.flag("use_softmax", use_softmax)
+    _check.flag("return_lse", return_lse)
     if not use_softmax and (return_lse or attention_sink is not None):
         raise ValueError(
             "use_softmax=False has neither a log-sum-exp nor a sink: "
@@ -73,6 +77,8 @@ def make_options(
             "scale must be a Python number, got a traced array; multiply the query by "
             "a traced scale instead"
         )
+    if scale is not None:
+        _check.number("scale", scale)
     return AttentionOptions(
         scale=float(head_dim**-0.5 if scale is None else scale),
         is_causal=is_causal,
@@ -94,7 +100,9 @@ def per_head(name: str, value: Any, num_heads: int) -> jax.Array:
     value = jnp.asarray(value)
     _check.float32(name, value)
     if value.shape not in ((), (num_heads,)):
-        raise ValueError(f"{name} must have shape [] or [{num_heads}], got {value.shape}")
+        raise ValueError(
+            f"{name} must have shape [] or [{num_heads}], got {value.shape}"
+        )
     return jnp.broadcast_to(value, (num_heads,))
 
 

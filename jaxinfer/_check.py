@@ -2,9 +2,12 @@
 # Copyright 2026 The jaxinfer authors
 """Checks of arguments. Every text names the argument, the expectation and the value."""
 
+import math
+import operator
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 HEAD_DIMS = (64, 96, 128, 192, 256)
 FLOATS = ("float32", "float16", "bfloat16")
@@ -53,6 +56,12 @@ def float32(name: str, array: Any) -> None:
     """Scales, sinks and log-sum-exps are float32."""
     if array.dtype != jnp.float32:
         raise ValueError(f"{name} must be float32, got {array.dtype}")
+
+
+def boolean(name: str, array: Any) -> None:
+    """Masks are bool; a float mask is something else."""
+    if array.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be bool, got {array.dtype}")
 
 
 def floating(name: str, array: Any) -> None:
@@ -105,21 +114,103 @@ def window(value: Any) -> tuple[int | None, int | None]:
     """Normalises local_window_size to (left, right), None = unbounded."""
     if value is None:
         return None, None
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2 or any(
-        s is not None and (isinstance(s, bool) or not isinstance(s, int) or s < 0)
-        for s in sides
-    ):
+    sides = value if isinstance(value, tuple | list) else (value, value)
+    if len(sides) != 2 or not all(map(_is_side, sides)):
         raise ValueError(
-            "local_window_size must be None, an int >= 0 or (left, right) of such, "
-            f"got {value!r}"
+            "local_window_size must be None, an int in [0, 2^31) or (left, right) of "
+            f"such, got {value!r}"
         )
-    return sides[0], sides[1]
+    left, right = (None if side is None else int(side) for side in sides)
+    return left, right
+
+
+def _is_side(value: Any) -> bool:
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return value is None or (is_int and 0 <= value < 2**31)
 
 
 def soft_cap(value: float | None) -> None:
     """A cap is a positive number; None means none."""
-    if value is not None and not 0 < value < float("inf"):
+    if value is None:
+        return
+    number("logits_soft_cap", value)
+    if value <= 0:
         raise ValueError(
             f"logits_soft_cap must be None or a positive number, got {value!r}"
+        )
+
+
+def number(name: str, value: Any) -> None:
+    """A static number: a part of the program, not of its data."""
+    try:
+        is_number = math.isfinite(value)
+    except TypeError:  # traced, or no scalar
+        is_number = False
+    if not is_number:
+        raise ValueError(f"{name} must be a finite Python number, got {value!r}")
+
+
+def count(name: str, value: Any, least: int) -> None:
+    """A static size."""
+    try:
+        is_count = least <= operator.index(value) < 2**31
+    except TypeError:  # traced, or no integer
+        is_count = False
+    if not is_count:
+        raise ValueError(
+            f"{name} must be a Python int in [{least}, 2^31), got {value!r}"
+        )
+
+
+def flag(name: str, value: Any) -> None:
+    """A static choice."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be a Python bool, got {value!r}")
+
+
+def host_lengths(
+    kv_lens: Any,
+    cu_q_lens: Any,
+    page_indptr: Any,
+    *,
+    num_tokens: int,
+    list_size: int,
+    page_size: int,
+) -> None:
+    """Checks the contents of those that are numpy arrays.
+
+    What lies on a device cannot be looked at without waiting for it: the ops clamp
+    it, and jaxinfer.debug reports it.
+
+    Args:
+      kv_lens: [B].
+      cu_q_lens: [B + 1].
+      page_indptr: [B + 1] or None.
+      num_tokens: T.
+      list_size: entries of every page list, or with page_indptr of all together.
+      page_size: keys in a page.
+    """
+    _ascending("cu_q_lens", cu_q_lens, num_tokens)
+    _ascending("page_indptr", page_indptr, list_size)
+    held = np.diff(page_indptr) if isinstance(page_indptr, np.ndarray) else list_size
+    in_range("kv_lens", kv_lens, 0, held * page_size, " (pages listed * page_size)")
+
+
+def _ascending(name: str, offsets: Any, end: int) -> None:
+    if isinstance(offsets, np.ndarray):
+        most = np.where(np.arange(offsets.size), end, 0)
+        hint = f" (ascending from 0 to at most {end})"
+        in_range(name, offsets, np.append(0, offsets[:-1]), most, hint)
+
+
+def in_range(name: str, array: Any, low: Any, high: Any, hint: str = "") -> None:
+    """Looks at the contents of a numpy array, and of nothing else."""
+    if not isinstance(array, np.ndarray):
+        return
+    index = "[{}]" if array.ndim else ""
+    array, low, high = (x.ravel() for x in np.broadcast_arrays(array, low, high))
+    for i in np.flatnonzero((array < low) | (array > high))[:1]:
+        raise ValueError(
+            f"{name}{index.format(i)} must be in [{low[i]}, {high[i]}]{hint}, "
+            f"got {array[i]}"
         )

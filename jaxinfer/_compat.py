@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
@@ -43,13 +44,13 @@ def define_op(
       parameter `implementation` chooses what runs: "cpu" and "xla" as asked, None
       the kernel where the platform has one and the reference elsewhere.
     """
-    op = Primitive(f"jaxinfer_{name}")
+    op = _Op(f"jaxinfer_{name}")
     op.multiple_results = True
     op.def_impl(functools.partial(xla.apply_primitive, op))
 
     @op.def_abstract_eval
     def abstract_eval(*avals, **params):
-        return [_vary_like(aval, avals) for aval in out_types(*avals, **params)]
+        return [_vary_like(aval, avals[0]) for aval in out_types(*avals, **params)]
 
     def lower_cpu(*operands, **params):
         run = reference if params.get("implementation") == "xla" else cpu
@@ -71,6 +72,8 @@ def define_op(
 
     def jvp(primals, tangents, **params):
         # The derivative is that of the reference: correct everywhere, fast nowhere.
+        # Closed-over numpy arrays arrive as they are, and lack what jax.Array has.
+        primals = [jax.numpy.asarray(x) for x in primals]
         varying = [i for i, t in enumerate(tangents) if type(t) is not ad.Zero]
 
         def of_varying(*values):
@@ -99,7 +102,26 @@ def call_target(name: str, results, *operands, aliases=None, **attributes):
     return call(*operands, **attributes)
 
 
-def _vary_like(aval, operands):
-    """Inside shard_map, a result varies over the mesh axes that its operands do."""
-    axes = frozenset().union(*(getattr(x, "vma", frozenset()) for x in operands))
-    return aval.update(vma=axes) if axes else aval
+class _Op(Primitive):
+    """A primitive whose operands all vary over the same mesh axes inside shard_map."""
+
+    def bind(self, *operands, **params):
+        # As jnp does before its own operations: what is the same on all devices (a page
+        # table, a plan) meets what is not (a shard of the cache).
+        varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+        axes = frozenset().union(*varying)
+        if axes:
+            operands = [
+                jax.lax.pcast(x, tuple(sorted(axes - own, key=str)), to="varying")
+                for x, own in zip(operands, varying, strict=True)
+            ]
+        return super().bind(*operands, **params)
+
+
+def _vary_like(aval, operand):
+    """The result is placed in the program's mesh, and varies as the operands do."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return aval.update(
+        sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+        manual_axis_type=operand.manual_axis_type,
+    )

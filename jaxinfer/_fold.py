@@ -62,10 +62,8 @@ def ragged_attention(op, operands, axes, *, facts, **params):
     num_keys = key.shape[0 if axes[1] is None else int(axes[1] == 0)]
     kv_lens = jnp.clip(kv_lens, 0, num_keys - kv_starts)
     if axes[1] is not None or axes[2] is not None:
-        key, value = (
-            to_front(x, axis, size).reshape(-1, *x.shape[-2:])
-            for x, axis in ((key, axes[1]), (value, axes[2]))
-        )
+        key, value = (to_front(operands[i], axes[i], size) for i in (1, 2))
+        key, value = (x.reshape(-1, *x.shape[-2:]) for x in (key, value))
         kv_starts += num_keys * jnp.arange(size, dtype=jnp.int32)[:, None]
     results = op.bind(
         q.reshape(-1, *q.shape[2:]),
@@ -86,26 +84,32 @@ def dot_product_attention(op, operands, axes, *, facts, **params):
     size = batch_size(operands, axes)
     batch = facts.num_seqs
 
-    def fold(x, axis):
-        if not x.size:
+    def fold(i):
+        x, axis = operands[i], axes[i]
+        is_shared = i in (3, 4) and axis is None and x.shape[0] == 1
+        if not x.size or is_shared:  # absent, or a bias or mask of all entries
             return x
         x = to_front(x, axis, size)
         x = jnp.broadcast_to(x, (size, batch, *x.shape[2:]))
         return x.reshape(-1, *x.shape[2:])
 
-    # A bias or mask that no batch entry owns stays one.
-    shared = [
-        axis is None and x.ndim == 4 and x.shape[0] == 1 and i in (3, 4)
-        for i, (x, axis) in enumerate(zip(operands, axes, strict=True))
-    ]
-    folded = [
-        x if keep else fold(x, axis)
-        for x, axis, keep in zip(operands, axes, shared, strict=True)
-    ]
-    facts = dataclasses.replace(
-        facts, num_tokens=size * facts.num_tokens, num_seqs=size * batch
+    query, key, value, bias, mask, kv_lens = (fold(i) for i in (0, 1, 2, 3, 4, 6))
+    # The entries lie one after the other: their offsets are those of a longer batch.
+    entries = size * batch
+    results = op.bind(
+        query,
+        key,
+        value,
+        bias,
+        mask,
+        jnp.arange(entries, dtype=jnp.int32) * key.shape[1],
+        kv_lens,
+        jnp.arange(entries + 1, dtype=jnp.int32) * query.shape[1],
+        facts=dataclasses.replace(
+            facts, num_tokens=size * facts.num_tokens, num_seqs=entries
+        ),
+        **params,
     )
-    results = op.bind(*folded, facts=facts, **params)
     return [x.reshape(size, batch, *x.shape[1:]) for x in results], [0, 0]
 
 
@@ -119,20 +123,22 @@ def update_kv_pages(op, operands, axes, **params):
         )
     size = batch_size(operands, axes)
     shapes = [x.shape for x in operands[:2]]
-    num_pages, page_size = shapes[0][2:4]
+    num_pages, page_size = shapes[0][-4:-2]
     key, value, slots, table, indptr, kv_lens, cu_q_lens, layer = (
-        to_front(x, axis, size)
-        for x, axis in zip(operands[2:], axes[2:], strict=True)
+        to_front(x, axis, size) for x, axis in zip(operands[2:], axes[2:], strict=True)
     )
-    k_pages, v_pages, first_page = flat_pages(op, *operands[:2], axes[:2], layer)
+    k_pages, v_pages, first_page = flat_pages(
+        op, operands[0], operands[1], axes[:2], layer
+    )
     if slots.size:
-        in_cache = (slots >= 0) & (slots < num_pages * page_size)
-        slots = jnp.where(in_cache, slots + first_page[:, None] * page_size, -1).ravel()
-        table, indptr, kv_lens, cu_q_lens = (
-            x[0] for x in (table, indptr, kv_lens, cu_q_lens)
-        )
+        # Each token as a sequence with a list of one page: slots of several caches
+        # together may not fit int32, pages do.
+        slots = jnp.where(slots < num_pages * page_size, slots, -1)
+        table = jnp.where(slots >= 0, slots // page_size + first_page[:, None], -1)
+        table, indptr = table.reshape(-1, 1), absent(jnp.int32)
+        kv_lens = jnp.where(slots >= 0, slots % page_size + 1, 0).ravel()
+        cu_q_lens = jnp.arange(kv_lens.size + 1, dtype=jnp.int32)
     else:
-        slots = slots[0]
         table, indptr = fold_page_lists(table, indptr, first_page, num_pages)
         kv_lens, cu_q_lens = fold_lengths(cu_q_lens, kv_lens, key.shape[1])
     results = op.bind(
@@ -140,7 +146,7 @@ def update_kv_pages(op, operands, axes, **params):
         v_pages,
         key.reshape(-1, *key.shape[2:]),
         value.reshape(-1, *value.shape[2:]),
-        slots,
+        absent(jnp.int32),
         table,
         indptr,
         kv_lens,
@@ -186,7 +192,9 @@ def sequential(op, operands, axes, **params):
 def batch_size(operands, axes) -> int:
     """V."""
     return next(
-        x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None
+        x.shape[axis]
+        for x, axis in zip(operands, axes, strict=True)
+        if axis is not None
     )
 
 
@@ -205,12 +213,15 @@ def flat_pages(op, k_pages, v_pages, axes, layer):
             f"mapped over axis 0 (another axis would copy the cache), got in_axes "
             f"{tuple(axes)}"
         )
-    num_layers, num_pages = k_pages.shape[-5:-3]
-    entries = 1 if axes[0] is None else k_pages.shape[0]
-    if entries * num_layers * num_pages >= 2**31:
+    is_mapped = axes[0] is not None
+    is_stacked = k_pages.ndim - is_mapped == 5
+    num_layers = k_pages.shape[-5] if is_stacked else 1
+    num_pages = k_pages.shape[-4]
+    entries = k_pages.shape[0] if is_mapped else 1
+    if (total := entries * num_layers * num_pages) >= 2**31:
         raise ValueError(
-            f"{op} under vmap: the caches hold {entries * num_layers * num_pages} pages "
-            "together, page numbers are int32"
+            f"{op} under vmap: the caches hold {total} pages together, but page "
+            "numbers are int32"
         )
     entry = jnp.arange(layer.shape[0], dtype=jnp.int32) if entries > 1 else 0
     first = (entry * num_layers + jnp.clip(layer, 0, num_layers - 1)) * num_pages

@@ -58,6 +58,13 @@ class PlanConfig:
     batch_invariant: bool = False
     split_keys: int = 2048
 
+    def __post_init__(self) -> None:
+        """Checks what the planner does not."""
+        if not 1 <= len(self.tile_classes) <= 4:
+            raise ValueError(
+                f"tile_classes must be 1 to 4 TileClass, got {len(self.tile_classes)}"
+            )
+
     @classmethod
     def cpu(cls, num_threads: int | None = None) -> "PlanConfig":
         """For CPU kernels: two CTAs a thread, all heads of a token together."""
@@ -168,7 +175,10 @@ class PlanFacts:
     @functools.cached_property
     def layout(self) -> dict[str, int]:
         """Offsets of the sections, in int32, and the size of the workspace."""
-        return _native.plan_layout(self.encoded)
+        try:
+            return _native.plan_layout(self.encoded)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{error}; got {self}") from None
 
 
 def _heads_per_item(num_kv_heads: int, config: PlanConfig) -> int:

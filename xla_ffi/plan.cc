@@ -17,7 +17,7 @@ ffi::Error plan(ffi::AnyBuffer cu_q_lens,  // [B + 1]
   const char* wrong = decode_plan_facts(encoded_facts.begin(), encoded_facts.size(), &facts);
   if (wrong != nullptr) return ffi::Error::InvalidArgument(wrong);
   Matcher m;
-  m.match("cu_q_lens", cu_q_lens, ffi::S32, {facts.num_seqs + 1})
+  m.match("cu_q_lens", cu_q_lens, ffi::S32, {int64_t{facts.num_seqs} + 1})
       .match("kv_lens", kv_lens, ffi::S32, {facts.num_seqs})
       .match("plan", *buffer, ffi::S32, {plan_layout(facts).size});
   if (!m.ok()) return m.error();

@@ -44,10 +44,12 @@ def dot_product_attention(
     Derivatives are those of the reference.
 
     Args:
-      query: f32 | f16 | bf16 [B, T, N, H] or [T, N, H].
+      query: f32 | f16 | bf16 [B, T, N, H] or [T, N, H]; axes that are missing in front
+        of any array have size 1.
       key: [B, S, K, H] or [S, K, H] in query's dtype; N is a multiple of K.
       value: as key.
-      bias: added to the scaled scores; broadcastable to [B, N, T, S].
+      bias: added to the scaled scores; broadcastable to [B, N, T, S]. May mask by
+        -inf, but not all that a row sees (jax.nn makes that NaN).
       mask: bool, True = visible; broadcastable to [B, N, T, S].
       scale: None = 1 / sqrt(H).
       is_causal: query t sees keys 0 .. t.
@@ -81,9 +83,9 @@ def dot_product_attention(
             return_residual=return_residual,
         )
     query, key, value = map(jnp.asarray, (query, key, value))
-    is_single = query.ndim == 3
+    out_shape = query.shape
     query, key, value, bias, mask = (
-        x if x is None else _with_batch(jnp.asarray(x))
+        x if x is None else _with_four_axes(jnp.asarray(x))
         for x in (query, key, value, bias, mask)
     )
     sizes: dict[str, int] = {}
@@ -107,7 +109,10 @@ def dot_product_attention(
     for name, array in (("bias", bias), ("mask", mask)):
         if array is not None and (
             array.ndim != 4
-            or any(got not in (1, size) for got, size in zip(array.shape, full))
+            or any(
+                got not in (1, size)
+                for got, size in zip(array.shape, full, strict=True)
+            )
         ):
             raise ValueError(
                 f"{name} must broadcast to [B, N, T, S] = {list(full)}, "
@@ -142,7 +147,7 @@ def dot_product_attention(
         ),
         implementation,
     )
-    if mask is not None or key_value_seq_lengths is not None or local_window_size:
+    if not all(x is None for x in (mask, key_value_seq_lengths, local_window_size)):
         out, lse = _average_where_nothing_is_visible(out, lse, value)
     if query_seq_lengths is not None:
         is_real = jnp.arange(sizes["T"]) < jnp.asarray(query_seq_lengths)[:, None]
@@ -150,20 +155,19 @@ def dot_product_attention(
         all_masked = jnp.float32(_MASKED_SCORE) + np.float32(np.log(sizes["S"]))
         lse = jnp.where(is_real[..., None], lse, all_masked)
     lse = jax.lax.stop_gradient(lse).astype(key.dtype)
-    if is_single:
-        out, lse = out[0], lse[0]
+    out, lse = out.reshape(out_shape), lse.reshape(out_shape[:-1])
     return (out, lse) if return_residual else out
 
 
-def _with_batch(x: jax.Array) -> jax.Array:
-    return x[None] if x.ndim == 3 else x
+def _with_four_axes(x: jax.Array) -> jax.Array:
+    return x.reshape((1,) * (4 - x.ndim) + x.shape)
 
 
-def _window_of_jax_nn(window):
-    """jax.nn has no unbounded sides; a window of INT32_MAX / 2 is one."""
-    if window is None or isinstance(window, int):
-        return window
-    return tuple(2**30 if side is None else side for side in window)
+def _window_of_jax_nn(window: Any) -> Any:
+    """jax.nn has no unbounded sides; a window of 2^30 is one."""
+    if window is None:
+        return None
+    return tuple(2**30 if side is None else side for side in _check.window(window))
 
 
 def _attend(query, key, value, bias, mask, kv_lens, sizes, options, implementation):

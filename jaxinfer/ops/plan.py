@@ -2,13 +2,14 @@
 # Copyright 2026 The jaxinfer authors
 """plan: lengths -> Plan, on the host or inside jit, by the same planner."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinfer import _check, _native
+from jaxinfer import _check, _fold, _native
 from jaxinfer._compat import call_target, define_op, out_type
 from jaxinfer._plan import Plan, PlanConfig, PlanFacts
 
@@ -51,40 +52,46 @@ def plan(
     Raises:
       ValueError: for shapes, dtypes and static arguments that do not fit.
     """
+    kv_lens = kv_lens if isinstance(kv_lens, jax.Array) else np.asarray(kv_lens)
     if cu_q_lens is None:
         cu_q_lens = np.arange(kv_lens.shape[0] + 1, dtype=np.int32)
-    facts = make_facts(
-        cu_q_lens,
-        kv_lens,
-        num_tokens=num_tokens,
-        max_kv_len=max_kv_len,
-        num_q_heads=num_q_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        is_causal=is_causal,
-        local_window_size=_check.window(local_window_size),
-        config=config or PlanConfig.default(),
-    )
+    if not isinstance(cu_q_lens, jax.Array):
+        cu_q_lens = np.asarray(cu_q_lens)
+    sizes: dict[str, int] = {}
+    _check.shape("kv_lens", kv_lens, "B", sizes=sizes)
+    _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+    _check.int32("kv_lens", kv_lens)
+    _check.int32("cu_q_lens", cu_q_lens)
+    static = {
+        "num_tokens": num_tokens,
+        "num_seqs": sizes["B"],
+        "max_kv_len": max_kv_len,
+        "num_q_heads": num_q_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "is_causal": is_causal,
+        "local_window_size": _check.window(local_window_size),
+        "config": config or PlanConfig.default(),
+    }
+    try:
+        facts = make_facts(**static)
+    except TypeError as error:  # something is not hashable: the checks say what
+        make_facts.__wrapped__(**static)
+        raise ValueError(f"config must be hashable, got {config!r}") from error
     if isinstance(kv_lens, np.ndarray) and isinstance(cu_q_lens, np.ndarray):
         return Plan(_native.make_plan(facts.encoded, cu_q_lens, kv_lens), facts)
     return Plan(plan_op.bind(jnp.asarray(cu_q_lens), kv_lens, facts=facts)[0], facts)
 
 
-def make_facts(cu_q_lens: Any, kv_lens: Any, **facts: Any) -> PlanFacts:
-    """Checks the arguments of a plan; static arguments become PlanFacts."""
-    sizes: dict[str, int] = {}
-    _check.shape("kv_lens", kv_lens, "B", sizes=sizes)
-    _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
-    _check.not_empty(sizes, B="number of sequences")
-    _check.int32("kv_lens", kv_lens)
-    _check.int32("cu_q_lens", cu_q_lens)
-    for name in ("num_tokens", "num_q_heads", "num_kv_heads", "head_dim"):
-        if facts[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {facts[name]}")
-    if facts["max_kv_len"] < 0:
-        raise ValueError(f"max_kv_len must not be negative, got {facts['max_kv_len']}")
+@functools.lru_cache(1024)
+def make_facts(**facts: Any) -> PlanFacts:
+    """Checks the static arguments of a plan; cached, for it is called every step."""
+    for name in ("num_tokens", "num_seqs", "num_q_heads", "num_kv_heads", "head_dim"):
+        _check.count(name, facts[name], least=1)
+    _check.count("max_kv_len", facts["max_kv_len"], least=0)
+    _check.flag("is_causal", facts["is_causal"])
     _check.head_counts(facts["num_q_heads"], facts["num_kv_heads"])
-    made = PlanFacts(num_seqs=sizes["B"], **facts)
+    made = PlanFacts(**facts)
     _ = made.layout  # raises on a configuration that the planner cannot use
     return made
 
@@ -105,12 +112,7 @@ def _reference(cu_q_lens, kv_lens, *, facts: PlanFacts):
 
 def _batch(operands, axes, *, facts: PlanFacts):
     """A plan a batch entry, one after the other."""
-    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
-    moved = [
-        jnp.broadcast_to(x, (size, *x.shape)) if a is None else jnp.moveaxis(x, a, 0)
-        for x, a in zip(operands, axes, strict=True)
-    ]
-    return jax.lax.map(lambda xs: plan_op.bind(*xs, facts=facts), tuple(moved)), [0]
+    return _fold.sequential(plan_op, operands, axes, facts=facts)
 
 
 plan_op = define_op(

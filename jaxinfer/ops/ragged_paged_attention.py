@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinfer import _check, _fold
 from jaxinfer._attention import (
@@ -21,6 +22,7 @@ from jaxinfer.ops.plan import plan_op
 from jaxinfer.reference.ragged_paged_attention import (
     ragged_paged_attention as _reference,
 )
+from jaxinfer.reference.ragged_paged_attention import stacked
 
 
 def ragged_paged_attention(
@@ -61,7 +63,8 @@ def ragged_paged_attention(
       page_table: i32[B, max_pages], the pages of each sequence in order; or, with
         page_indptr, i32[num_indices], all lists one after the other (CSR). Entries
         past a sequence's keys are never read; pages outside [0, P) are masked.
-      kv_lens: i32[B]. Clamped to what the page list holds.
+      kv_lens: i32[B]. Keys past the end of a page list do not exist; numpy lengths that
+        do not fit raise. (jaxinfer.debug reports both, and page numbers.)
       cu_q_lens: i32[B + 1], ascending from 0; None = one token per sequence. Rows
         past cu_q_lens[B] are padding.
       page_indptr: i32[B + 1], offsets into page_table for the CSR form.
@@ -87,20 +90,32 @@ def ragged_paged_attention(
       log-sum-exp of the scores. Rows without a visible key get 0 and -inf.
 
     Raises:
-      ValueError: for ranks, shapes, dtypes or options that do not fit, or a plan that
-        was made for others.
+      ValueError: for ranks, shapes, dtypes, options or numpy lengths that do not fit,
+        or a plan that was made for others.
       NotImplementedError: for a head_dim that no kernel has.
     """
     _check.implementation(implementation)
+    given = kv_lens, cu_q_lens, page_indptr
     query, kv_lens, page_table = map(jnp.asarray, (query, kv_lens, page_table))
     if cu_q_lens is None:
         cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
     cu_q_lens = jnp.asarray(cu_q_lens)
-    k_pages, v_pages, layer = stack_layers(k_pages, v_pages, layer)
-    sizes = check_pages(k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens)
+    page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
+    k_pages, v_pages = jnp.asarray(k_pages), jnp.asarray(v_pages)
+    is_stacked = layer is not None
+    layer = check_layer(k_pages, v_pages, layer)
+    sizes = check_pages(
+        k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, is_stacked
+    )
     _check.shape("query", query, "T", "N", "H", sizes=sizes)
     _check.floating("query", query)
     _check.not_empty(sizes, T="number of tokens", N="number of query heads")
+    _check.host_lengths(
+        *given,
+        num_tokens=sizes["T"],
+        list_size=page_table.shape[-1],
+        page_size=sizes["page_size"],
+    )
     _check.head_counts(sizes["N"], sizes["K"])
     _check.head_dim("head_dim", sizes["H"], implementation)
     _check.head_dim("head_dim_v", sizes["Hv"], implementation)
@@ -138,7 +153,7 @@ def ragged_paged_attention(
         k_pages,
         v_pages,
         page_table,
-        absent(jnp.int32) if page_indptr is None else jnp.asarray(page_indptr),
+        absent(jnp.int32) if page_indptr is None else page_indptr,
         kv_lens,
         cu_q_lens,
         layer,
@@ -153,32 +168,48 @@ def ragged_paged_attention(
     return (out, lse) if return_lse else out
 
 
-def stack_layers(k_pages: Any, v_pages: Any, layer: Any):
-    """The cache as [L, P, page_size, K, H]: L = 1 and layer 0 if it is not stacked."""
-    k_pages, v_pages = jnp.asarray(k_pages), jnp.asarray(v_pages)
+def check_layer(k_pages: Any, v_pages: Any, layer: Any) -> jax.Array:
+    """The layer to use: one must be given for stacked pages, and for them alone."""
+    for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
+        if layer is None and pages.ndim != 4:
+            raise ValueError(
+                f"{name} must have shape [P, page_size, K, H], or "
+                "[L, P, page_size, K, H] together with `layer`; got shape "
+                f"{pages.shape} without it"
+            )
     if layer is None:
-        for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
-            if pages.ndim != 4:
-                raise ValueError(
-                    f"{name} must have shape [P, page_size, K, H], or "
-                    "[L, P, page_size, K, H] together with `layer`; got shape "
-                    f"{pages.shape} without it"
-                )
-        return k_pages[None], v_pages[None], jnp.zeros((), jnp.int32)
-    layer = jnp.asarray(layer)
+        return jnp.zeros((), jnp.int32)
+    given, layer = layer, jnp.asarray(layer)
     _check.int32("layer", layer)
     _check.shape("layer", layer, sizes={})
-    return k_pages, v_pages, layer
+    if not isinstance(given, jax.Array) and k_pages.ndim == 5:
+        _check.in_range("layer", np.asarray(given), 0, k_pages.shape[0] - 1)
+    return layer
 
 
-def check_pages(k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens):
-    """Checks a stacked cache and its page lists; returns the sizes by letter."""
-    sizes: dict[str, int] = {}
-    axes = ("L", "P", "page_size", "K")
+def check_pages(
+    k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, is_stacked
+):
+    """Checks a cache and its page lists; returns the sizes by letter."""
+    sizes: dict[str, int] = {} if is_stacked else {"L": 1}
+    axes = ("L", "P", "page_size", "K") if is_stacked else ("P", "page_size", "K")
     _check.shape("k_pages", k_pages, *axes, "H", sizes=sizes)
     _check.shape("v_pages", v_pages, *axes, "Hv", sizes=sizes)
     _check.floating("k_pages", k_pages)
     _check.same_dtype("v_pages", v_pages, "k_pages", k_pages)
+    _check.not_empty(
+        sizes,
+        L="number of layers",
+        P="number of pages",
+        page_size="page size",
+        K="number of KV heads",
+    )
+    check_page_lists(page_table, page_indptr, kv_lens, cu_q_lens, sizes)
+    return sizes
+
+
+def check_page_lists(page_table, page_indptr, kv_lens, cu_q_lens, sizes):
+    """Checks the lengths and pages of B sequences; adds their sizes to `sizes`."""
     _check.shape("kv_lens", kv_lens, "B", sizes=sizes)
     _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
     if page_indptr is None:
@@ -193,15 +224,7 @@ def check_pages(k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens):
         ("cu_q_lens", cu_q_lens),
     ):
         _check.int32(name, array)
-    _check.not_empty(
-        sizes,
-        L="number of layers",
-        P="number of pages",
-        page_size="page size",
-        K="number of KV heads",
-        B="number of sequences",
-    )
-    return sizes
+    _check.not_empty(sizes, B="number of sequences")
 
 
 def _out_types(query, k_pages, v_pages, *_, **params):
@@ -209,14 +232,13 @@ def _out_types(query, k_pages, v_pages, *_, **params):
 
 
 def _cpu(*operands, options, facts, implementation):
-    *operands, plan = operands
-    query, v_pages = operands[0], operands[2]
-    kv_lens, cu_q_lens = operands[5], operands[6]
+    query, k_pages, v_pages, *operands, plan = operands
+    kv_lens, cu_q_lens = operands[2:4]
     if not plan.size:
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
     return call_kernel(
         "ragged_paged_attention",
-        (*operands, plan),
+        (query, stacked(k_pages), stacked(v_pages), *operands, plan),
         (*query.shape[:2], v_pages.shape[-1]),
         query.dtype,
         options,

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from jaxinfer import _check, _fold
 from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
-from jaxinfer.ops.ragged_paged_attention import check_pages, stack_layers
+from jaxinfer.ops.ragged_paged_attention import (
+    check_layer,
+    check_page_lists,
+    check_pages,
+)
+from jaxinfer.reference.ragged_paged_attention import stacked
 from jaxinfer.reference.update_kv_pages import token_slots as _token_slots
 from jaxinfer.reference.update_kv_pages import update_kv_pages as _reference
 
@@ -33,8 +38,8 @@ def update_kv_pages(
 
     The results are the cache operands: donate these (or carry them through a scan) and
     use only the results afterwards, then nothing is copied. Where a token goes is given
-    either by page_table, kv_lens and cu_q_lens as in ragged_paged_attention (token i of
-    a sequence is written at position kv_len - q_len + i: kv_lens counts the new tokens),
+    either by page_table, kv_lens and cu_q_lens as in ragged_paged_attention: token i of
+    a sequence is written at position kv_len - q_len + i (kv_lens counts the new ones);
     or by slot_mapping. (FlashInfer, arXiv 2501.01005, section 3.1.)
 
     Args:
@@ -55,8 +60,8 @@ def update_kv_pages(
       (k_pages, v_pages). Tokens whose page is outside the cache are dropped.
 
     Raises:
-      ValueError: for shapes and dtypes that do not fit, or both or neither of
-        page_table and slot_mapping.
+      ValueError: for shapes, dtypes or numpy lengths that do not fit, or both or
+        neither of page_table and slot_mapping.
     """
     _check.implementation(implementation)
     if (page_table is None) == (slot_mapping is None):
@@ -66,8 +71,16 @@ def update_kv_pages(
         )
     if page_table is not None and kv_lens is None:
         raise ValueError("kv_lens must be given together with page_table, got None")
+    given = kv_lens, cu_q_lens, page_indptr
+    if slot_mapping is not None and any(x is not None for x in given):
+        raise ValueError(
+            "slot_mapping takes the place of page_table, kv_lens, cu_q_lens and "
+            "page_indptr, got some of these too"
+        )
     key, value = jnp.asarray(key), jnp.asarray(value)
-    k_pages, v_pages, layer = stack_layers(k_pages, v_pages, layer)
+    k_pages, v_pages = jnp.asarray(k_pages), jnp.asarray(v_pages)
+    is_stacked = layer is not None
+    layer = check_layer(k_pages, v_pages, layer)
     if slot_mapping is not None:
         # The lists are not read; shapes of one empty sequence satisfy the checks.
         slots = jnp.asarray(slot_mapping)
@@ -79,10 +92,19 @@ def update_kv_pages(
         if cu_q_lens is None:
             cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
         cu_q_lens = jnp.asarray(cu_q_lens)
-    sizes = check_pages(k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens)
+        page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
+    sizes = check_pages(
+        k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, is_stacked
+    )
     _check.shape("key", key, "T", "K", "H", sizes=sizes)
     _check.shape("value", value, "T", "K", "Hv", sizes=sizes)
     _check.not_empty(sizes, T="number of tokens")
+    _check.host_lengths(
+        *given,
+        num_tokens=sizes["T"],
+        list_size=page_table.shape[-1],
+        page_size=sizes["page_size"],
+    )
     _check.same_dtype("key", key, "k_pages", k_pages)
     _check.same_dtype("value", value, "v_pages", v_pages)
     if slot_mapping is not None:
@@ -95,7 +117,7 @@ def update_kv_pages(
         value,
         slots,
         page_table,
-        absent(jnp.int32) if page_indptr is None else jnp.asarray(page_indptr),
+        absent(jnp.int32) if page_indptr is None else page_indptr,
         kv_lens,
         cu_q_lens,
         layer,
@@ -133,23 +155,41 @@ def token_slots(
       sequences and pages outside the cache.
 
     Raises:
-      ValueError: if num_pages * page_size does not fit int32.
+      ValueError: for shapes and dtypes that do not fit, or if num_pages * page_size
+        does not fit int32.
     """
+    _check.count("num_tokens", num_tokens, least=1)
+    _check.count("num_pages", num_pages, least=1)
+    _check.count("page_size", page_size, least=1)
     if num_pages * page_size >= 2**31:
         raise ValueError(
             f"slots are int32: num_pages * page_size must be below 2^31, got "
             f"{num_pages} * {page_size}"
         )
+    given = kv_lens, cu_q_lens, page_indptr
     page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
     if cu_q_lens is None:
         cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
+    cu_q_lens = jnp.asarray(cu_q_lens)
+    page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
+    sizes: dict[str, int] = {}
+    check_page_lists(page_table, page_indptr, kv_lens, cu_q_lens, sizes)
+    _check.host_lengths(
+        *given,
+        num_tokens=num_tokens,
+        list_size=page_table.shape[-1],
+        page_size=page_size,
+    )
     if is_active is not None:
+        is_active = jnp.asarray(is_active)
+        _check.shape("is_active", is_active, "B", sizes=sizes)
+        _check.boolean("is_active", is_active)
         kv_lens = jnp.where(is_active, kv_lens, 0)  # before position 0: no slot
     return _token_slots(
         page_table,
         page_indptr,
         kv_lens,
-        jnp.asarray(cu_q_lens),
+        cu_q_lens,
         num_tokens=num_tokens,
         num_pages=num_pages,
         page_size=page_size,
@@ -161,10 +201,12 @@ def _out_types(k_pages, v_pages, *_, **params):
 
 
 def _cpu(k_pages, v_pages, *operands, implementation):
-    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_pages, v_pages)]
-    return call_target(
-        "update_kv_pages", results, k_pages, v_pages, *operands, aliases={0: 0, 1: 1}
+    pages = stacked(k_pages), stacked(v_pages)
+    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in pages]
+    k_new, v_new = call_target(
+        "update_kv_pages", results, *pages, *operands, aliases={0: 0, 1: 1}
     )
+    return [k_new.reshape(k_pages.shape), v_new.reshape(v_pages.shape)]
 
 
 update_kv_pages_op = define_op(

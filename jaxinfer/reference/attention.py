@@ -14,8 +14,7 @@ _ELEMENTS_AT_ONCE = 2**25
 
 def sequence_starts(cu_q_lens: jax.Array, num_tokens: int) -> jax.Array:
     """i32[B + 1]: offsets made monotone, from 0, and at most num_tokens."""
-    starts = jnp.clip(jax.lax.cummax(cu_q_lens), 0, num_tokens)
-    return starts.at[0].set(0)
+    return jax.lax.cummax(jnp.clip(cu_q_lens.at[0].set(0), 0, num_tokens))
 
 
 def attend(

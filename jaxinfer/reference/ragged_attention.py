@@ -23,7 +23,7 @@ def ragged_attention(
     return attend(
         query,
         keys_of,
-        jnp.clip(kv_lens, 0, num_keys),
+        jnp.maximum(kv_lens, 0),
         cu_q_lens,
         k_scale,
         v_scale,

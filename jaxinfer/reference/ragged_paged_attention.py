@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from jaxinfer.reference.attention import attend
 
 
+def stacked(pages: jax.Array) -> jax.Array:
+    """Pages of one layer as [1, P, page_size, K, H]."""
+    return pages if pages.ndim == 5 else pages[None]
+
+
 def page_ids(page_table: jax.Array, page_indptr: jax.Array, seq: jax.Array):
     """The page list of a sequence, padded, and which entries belong to it."""
     if page_table.ndim == 2:
@@ -23,17 +28,10 @@ def ragged_paged_attention(
     query, k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, layer,
     k_scale, v_scale, sink, plan, *, options, facts, implementation,
 ):  # fmt: skip
-    """Operands as in the op; pages are [L, P, page_size, K, H]. Ignores the plan."""
+    """Operands as in the op; ignores the plan."""
+    k_pages, v_pages = stacked(k_pages), stacked(v_pages)
     num_pages, page_size = k_pages.shape[1:3]
-    max_pages = page_table.shape[-1]
-    num_keys = max_pages * page_size
-    # A list cannot hold more keys than it has entries: lengths are clamped to that.
-    if page_table.ndim == 2:
-        held = jnp.full(kv_lens.shape, max_pages)
-    else:
-        bounds = jnp.clip(page_indptr, 0, max_pages)
-        held = jnp.maximum(bounds[1:] - bounds[:-1], 0)
-    kv_lens = jnp.clip(kv_lens, 0, held * page_size)
+    num_keys = page_table.shape[-1] * page_size
     layer = jnp.clip(layer, 0, k_pages.shape[0] - 1)
 
     def keys_of(seq):
@@ -47,7 +45,7 @@ def ragged_paged_attention(
     return attend(
         query,
         keys_of,
-        kv_lens,
+        jnp.maximum(kv_lens, 0),
         cu_q_lens,
         k_scale,
         v_scale,

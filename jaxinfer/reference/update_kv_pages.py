@@ -5,6 +5,7 @@
 import jax.numpy as jnp
 
 from jaxinfer.reference.attention import sequence_starts
+from jaxinfer.reference.ragged_paged_attention import stacked
 
 
 def token_slots(
@@ -38,7 +39,9 @@ def update_kv_pages(
     k_pages, v_pages, key, value, slot_mapping, page_table, page_indptr, kv_lens,
     cu_q_lens, layer, *, implementation,
 ):  # fmt: skip
-    """Operands as in the op; pages are [L, P, page_size, K, H]."""
+    """Operands as in the op."""
+    shapes = k_pages.shape, v_pages.shape
+    k_pages, v_pages = stacked(k_pages), stacked(v_pages)
     num_layers, num_pages, page_size = k_pages.shape[:3]
     if not slot_mapping.size:
         slot_mapping = token_slots(
@@ -56,6 +59,8 @@ def update_kv_pages(
     page = jnp.where(in_cache, slot_mapping // page_size, num_pages)
     offset = slot_mapping % page_size
     return [
-        pages.at[layer, page, offset].set(tokens, mode="drop")
-        for pages, tokens in ((k_pages, key), (v_pages, value))
+        pages.at[layer, page, offset].set(tokens, mode="drop").reshape(shape)
+        for pages, tokens, shape in zip(
+            (k_pages, v_pages), (key, value), shapes, strict=True
+        )
     ]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""What fits a fuzzed call of an FFI target, and what it must compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from fuzz_calls import FIXED, FLOATS, SIGNATURES, Call, facts_letters, fields
+
+from jaxinfer import _native
+from jaxinfer._attention import AttentionOptions
+from jaxinfer.reference.dot_product_attention import dot_product_attention
+from jaxinfer.reference.merge_partials import merge_partials
+from jaxinfer.reference.ragged_attention import ragged_attention
+from jaxinfer.reference.ragged_paged_attention import ragged_paged_attention
+
+# ---- what fits ---------------------------------------------------------------------
+
+
+def fits(call: Call) -> bool:
+    """Whether the arrays agree with the signature, the limits and the facts."""
+    parts = ", ".join(SIGNATURES[call.op])
+    operands = call.operands
+    if operands.get("page_indptr", np.zeros(0)).size:
+        parts = parts.replace("i32 B max_pages", "i32 num_indices")
+    expected = fields(parts)
+    arrays = [*operands.values(), *call.results.values()]
+    if len(arrays) != len(expected) or not operands.keys() <= {f[0] for f in expected}:
+        return False
+    by_slots = operands.get("slot_mapping", np.zeros(0)).size > 0
+    unused = ("page_table", "page_indptr", "kv_lens", "cu_q_lens") if by_slots else ()
+    letters: dict[str, int] = {}
+    if "facts" in call.attributes:
+        letters |= facts_letters(call.attributes["facts"])
+    dtypes: dict[str, Any] = dict(FIXED)
+    present = []
+    for (name, dtype, dims), array in zip(expected, arrays, strict=True):
+        if name in unused or (dtype.endswith("?") and not array.size):
+            continue
+        if array.ndim != len(dims):
+            return False
+        dtype = dtype.rstrip("?")
+        if dtypes.setdefault(dtype, array.dtype) != array.dtype:
+            return False
+        present += zip(dims, array.shape, strict=True)
+    if any(dtypes[d] not in FLOATS for d in ("q", "kv") if d in dtypes):
+        return False
+    for dim, size in present:
+        if dim.isidentifier() and letters.setdefault(dim, size) != size:
+            return False
+    for dim, size in present:
+        if size not in [eval(d, {}, letters) for d in dim.split("|")]:
+            return False
+    return limits(call, letters) and contents_fit(call)
+
+
+def limits(call: Call, letters: dict[str, int]) -> bool:
+    """Sizes that the kernels take, and those that the plan was made for."""
+    n = letters
+    if call.op == "merge_partials":
+        return 1 <= n["S"] <= 64 and n["H"] in range(16, 257, 16)
+    if call.op == "update_kv_pages":
+        return min(n["L"], n["P"], n["page_size"]) > 0 and len(call.aliases) == 2
+    facts = call.attributes["facts"]
+    if call.op == "plan":
+        return n["B"] == facts[1]
+    tokens = n["T"] * (n["B"] if call.op == "dot_product_attention" else 1)
+    return (
+        min(n["T"], n["N"], n["K"], n["B"], n.get("L", 1), n.get("page_size", 1)) > 0
+        and [tokens, n["B"], n["N"], n["K"]] == list(facts[[0, 1, 3, 4]])
+        and n["H"] in range(16, 257, 16)
+        and n["Hv"] in range(16, 257, 16)
+    )
+
+
+def contents_fit(call: Call) -> bool:
+    """Only dot_product_attention looks at contents: its batches are dense."""
+    if call.op != "dot_product_attention":
+        return True
+    (batch, queries), keys = (
+        call.operands["query"].shape[:2],
+        call.operands["key"].shape[1],
+    )
+    steps = np.arange(batch + 1)
+    return (
+        np.array_equal(call.operands["cu_q_lens"][1:], steps[1:] * queries)
+        and np.array_equal(call.operands["kv_starts"], steps[:-1] * keys)
+        and bool((call.operands["kv_lens"] <= keys).all())
+    )
+
+
+# ---- what they compute -------------------------------------------------------------
+
+
+def oracle(call: Call) -> Callable[[dict, list], None]:
+    """A function of (operands, results) that raises unless these are right."""
+    if call.op == "plan":
+        return lambda operands, results: check_plan(call.attributes["facts"], *results)
+    if call.op == "update_kv_pages":
+        return check_update
+    reference = {
+        "ragged_paged_attention": ragged_paged_attention,
+        "ragged_attention": ragged_attention,
+        "dot_product_attention": dot_product_attention,
+        "merge_partials": merge_partials,
+    }[call.op]
+    params: dict[str, Any] = {"implementation": "xla"}
+    if call.op == "merge_partials":
+        params |= call.attributes
+    else:
+        given = call.attributes
+        sides = [int(given[f"window_{side}"]) for side in ("left", "right")]
+        params["facts"] = None
+        params["options"] = AttentionOptions(
+            scale=float(given["scale"]),
+            is_causal=given["is_causal"],
+            local_window_size=(sides[0], sides[1]),
+            logits_soft_cap=float(given["logits_soft_cap"]) or None,
+            use_softmax=given["use_softmax"],
+        )
+    function = jax.jit(lambda *operands: reference(*operands, **params))
+    error = {4: 3e-5, 2: 2e-2}[call.results["out"].itemsize]
+
+    def check(operands, results):
+        if call.op == "dot_product_attention":
+            operands = {k: v for k, v in operands.items() if k != "plan"}
+        for got, want in zip(results, function(*operands.values()), strict=False):
+            got = np.asarray(got, np.float32)
+            want = np.asarray(want, np.float32).reshape(got.shape)
+            np.testing.assert_allclose(got, want, rtol=error, atol=error)
+
+    return check
+
+
+def check_update(operands, results) -> None:
+    """Token by token, and every byte of both caches."""
+    num_layers, num_pages, page_size = operands["k_pages"].shape[:3]
+    num_tokens = len(operands["key"])
+    slots = [int(s) for s in operands["slot_mapping"]]
+    if not slots:
+        slots = [-1] * num_tokens
+        table, indptr = operands["page_table"], operands["page_indptr"]
+        begin = 0
+        for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
+            end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), num_tokens)
+            pages = table[seq] if not len(indptr) else table[slice(*np.clip(
+                indptr[seq : seq + 2], 0, len(table)))]  # fmt: skip
+            for token in range(begin, end):
+                position = kv_len - end + token
+                if 0 <= position < len(pages) * page_size:
+                    page = int(pages[position // page_size])
+                    if 0 <= page < num_pages:
+                        slots[token] = page * page_size + position % page_size
+            begin = end
+    layer = min(max(int(operands["layer"]), 0), num_layers - 1)
+    for pages, new, got in (
+        (operands["k_pages"], operands["key"], results[0]),
+        (operands["v_pages"], operands["value"], results[1]),
+    ):
+        want = pages.copy()
+        flat = want[layer].reshape(num_pages * page_size, *pages.shape[3:])
+        for token, slot in enumerate(slots):
+            if 0 <= slot < len(flat):
+                flat[slot] = new[token]
+        assert got.tobytes() == want.tobytes()
+
+
+def check_plan(facts: np.ndarray, plan: np.ndarray) -> None:
+    """In bounds everywhere, and every row and head in an item."""
+    layout = _native.plan_layout(facts)
+    tokens, seqs, _, _, heads = facts[:5]
+    num_items, num_merges, num_parts, num_ctas = plan[:4]
+    assert len(plan) == layout["size"]
+    assert 0 < num_items <= layout["max_items"]
+    assert 0 <= num_merges <= layout["max_merges"]
+    assert 0 <= num_parts <= layout["max_parts"]
+    assert 0 < num_ctas <= facts[8]
+    ctas = plan[layout["cta_indptr"] :][: facts[8] + 1]
+    assert ctas[0] == 0
+    assert ctas[-1] == num_items
+    assert (np.diff(ctas) >= 0).all()
+    items = plan[layout["items"] :][: 16 * num_items].reshape(-1, 16)
+    covered = np.zeros((tokens, heads), bool)
+    for _, row, rows, mode, seq, head, count, begin, end, *_ in items:
+        assert rows > 0
+        assert seq in range(seqs) if mode == 0 else seq == -1
+        assert begin >= -1
+        assert end >= -1
+        covered[row : row + rows, head : head + count] = True
+    assert covered.all()
+    last_row, last_head = (items[:, [1, 5]] + items[:, [2, 6]]).max(0)
+    assert (last_row, last_head) == (tokens, heads)
+    assert items[:, 12].min() >= -1
+    assert items[:, 12].max() < max(layout["num_slots"], 1)
+    merges = plan[layout["merges"] :][: 8 * num_merges].reshape(-1, 8)
+    assert (merges[:, 4] < merges[:, 5]).all()
+    assert (merges[:, 5] <= num_parts).all()
+    parts = plan[layout["parts"] :][:num_parts]
+    assert ((parts >= 0) & (parts < max(layout["num_slots"], 1))).all()
