@@ -126,7 +126,7 @@ def window(value: Any) -> tuple[int | None, int | None]:
 
 def _is_side(value: Any) -> bool:
     is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return value is None or (is_int and 0 <= value < 2**31)
+    return value is None or (is_int and bool(0 <= value < 2**31))
 
 
 def soft_cap(value: float | None) -> None:

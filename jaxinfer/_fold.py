@@ -3,11 +3,12 @@
 """vmap as a larger batch: rules that fold the mapped axis into tokens or sequences.
 
 Entry v of V becomes B + 1 sequences of one batch: its own, and an empty one that owns
-its padding rows. Pages of entry v move to (v * L + layer) * P + page of one flat cache,
-which is a reshape, not a copy.
+its padding rows. Its page p is page (v * L + layer) * P + p of the whole cache, which
+stays as it is: a call without a layer counts pages along all leading axes.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -31,8 +32,7 @@ def ragged_paged_attention(op, operands, axes, *, facts, **params):
             strict=True,
         )
     )
-    k_pages, v_pages, first_page = flat_pages(op, k_pages, v_pages, axes[1:3], layer)
-    num_pages = operands[1].shape[-4]
+    num_pages, first_page = flat_pages(op, k_pages, axes[1:3], layer)
     table, indptr = fold_page_lists(table, indptr, first_page, num_pages)
     results = op.bind(
         q.reshape(-1, *q.shape[2:]),
@@ -41,7 +41,7 @@ def ragged_paged_attention(op, operands, axes, *, facts, **params):
         table,
         indptr,
         *fold_lengths(cu_q_lens, kv_lens, facts.num_tokens),
-        jnp.zeros((), jnp.int32),
+        absent(jnp.int32),
         *operands[8:11],
         absent(jnp.int32),
         facts=fold_facts(facts, size),
@@ -122,14 +122,12 @@ def update_kv_pages(op, operands, axes, **params):
             "append to one cache, pass the tokens as one ragged batch instead"
         )
     size = batch_size(operands, axes)
-    shapes = [x.shape for x in operands[:2]]
-    num_pages, page_size = shapes[0][-4:-2]
+    k_pages, v_pages = operands[:2]
+    page_size = k_pages.shape[-3]
     key, value, slots, table, indptr, kv_lens, cu_q_lens, layer = (
         to_front(x, axis, size) for x, axis in zip(operands[2:], axes[2:], strict=True)
     )
-    k_pages, v_pages, first_page = flat_pages(
-        op, operands[0], operands[1], axes[:2], layer
-    )
+    num_pages, first_page = flat_pages(op, k_pages, axes[:2], layer)
     if slots.size:
         # Each token as a sequence with a list of one page: slots of several caches
         # together may not fit int32, pages do.
@@ -151,10 +149,10 @@ def update_kv_pages(op, operands, axes, **params):
         indptr,
         kv_lens,
         cu_q_lens,
-        jnp.zeros((), jnp.int32),
+        absent(jnp.int32),
         **params,
     )
-    return [x.reshape(s) for x, s in zip(results, shapes, strict=True)], [0, 0]
+    return results, [0, 0]
 
 
 def merge_partials(op, operands, axes, **params):
@@ -205,8 +203,12 @@ def to_front(x: jax.Array, axis: int | None, size: int) -> jax.Array:
     return jnp.moveaxis(x, axis, 0)
 
 
-def flat_pages(op, k_pages, v_pages, axes, layer):
-    """One layer of pages for all entries, and the first page of each: i32[V]."""
+def flat_pages(op, k_pages, axes, layer):
+    """Pages of one entry and layer, and the first of each entry's in the whole cache.
+
+    The cache stays as it is: a call without a layer counts pages along all its leading
+    axes, and a reshape could copy it.
+    """
     if (axes[0] is None) != (axes[1] is None) or any(axis for axis in axes):
         raise ValueError(
             f"{op} under vmap: k_pages and v_pages must both be unmapped or both be "
@@ -214,19 +216,19 @@ def flat_pages(op, k_pages, v_pages, axes, layer):
             f"{tuple(axes)}"
         )
     is_mapped = axes[0] is not None
-    is_stacked = k_pages.ndim - is_mapped == 5
-    num_layers = k_pages.shape[-5] if is_stacked else 1
-    num_pages = k_pages.shape[-4]
+    *leading, _, _, _ = k_pages.shape[1:] if is_mapped else k_pages.shape
     entries = k_pages.shape[0] if is_mapped else 1
-    if (total := entries * num_layers * num_pages) >= 2**31:
+    if (total := entries * math.prod(leading)) >= 2**31:
         raise ValueError(
             f"{op} under vmap: the caches hold {total} pages together, but page "
             "numbers are int32"
         )
-    entry = jnp.arange(layer.shape[0], dtype=jnp.int32) if entries > 1 else 0
-    first = (entry * num_layers + jnp.clip(layer, 0, num_layers - 1)) * num_pages
-    k_pages, v_pages = (x.reshape(1, -1, *x.shape[-3:]) for x in (k_pages, v_pages))
-    return k_pages, v_pages, first
+    num_pages = leading[-1] if layer.size else math.prod(leading)
+    first = jnp.arange(layer.shape[0], dtype=jnp.int32) if is_mapped else 0
+    if layer.size:
+        first = first * leading[0] + jnp.clip(layer, 0, leading[0] - 1)
+    first = jnp.broadcast_to(jnp.asarray(first * num_pages, jnp.int32), layer.shape[:1])
+    return num_pages, first
 
 
 def fold_page_lists(table, indptr, first_page, num_pages):

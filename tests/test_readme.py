@@ -57,6 +57,17 @@ def test_the_api_page_has_every_public_name():
     assert sorted(named) == sorted(jaxinfer.__all__)
 
 
+def test_the_design_names_every_field_of_a_work_item():
+    struct = re.search(
+        r"struct WorkItem \{(.*?)\};", (ROOT / "csrc/work_item.h").read_text(), re.S
+    )
+    assert struct
+    fields = re.findall(r"^  int (\w+)(?:\[\d\])?;", struct[1], re.M)
+    assert len(fields) == 15
+    rows = (ROOT / "docs/design.md").read_text().partition("`csrc/work_item.h`:")[2]
+    assert [f for f in fields if f"`{f}`" not in rows.partition("###")[0]] == []
+
+
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 

@@ -42,16 +42,30 @@ class Matcher {
     }
     size_t axis = 0;
     for (const Dim& dim : dims) {
-      const int64_t got = shape[axis];
-      if (dim.variable != nullptr && *dim.variable == kFree) *dim.variable = got;
-      const int64_t want = dim.variable != nullptr ? *dim.variable : dim.value;
-      if (got != want) {
-        return fail(name, "axis " + std::to_string(axis) + " must be " + std::to_string(want) +
-                              ", got " + std::to_string(got));
-      }
+      int64_t want = dim.value;
+      bind(name, ("axis " + std::to_string(axis)).c_str(), shape[axis],
+           dim.variable != nullptr ? dim.variable : &want);
       ++axis;
     }
     return *this;
+  }
+
+  // A paged cache: [L, P, page_size, K, H] if it is stacked, else [..., page_size, K, H],
+  // in which all leading axes together count pages.
+  Matcher& pages(const char* name, const ffi::AnyBuffer& buffer, bool is_stacked, int64_t* L,
+                 int64_t* P, int64_t* page_size, int64_t* K, int64_t* H) {
+    const auto shape = buffer.dimensions();
+    const size_t rank = shape.size();
+    if (is_stacked ? rank != 5 : rank < 4) {
+      return fail(name, is_stacked ? "must have rank 5" : "must have rank 4 or more");
+    }
+    int64_t pages = is_stacked ? shape[1] : 1;
+    for (size_t axis = 0; !is_stacked && axis < rank - 3; ++axis) pages *= shape[axis];
+    bind(name, "number of layers", is_stacked ? shape[0] : 1, L);
+    bind(name, "number of pages", pages, P);
+    bind(name, "page size", shape[rank - 3], page_size);
+    bind(name, "number of KV heads", shape[rank - 2], K);
+    return bind(name, "head_dim", shape[rank - 1], H);
   }
 
   // An operand that is absent has no elements; returns whether it is there.
@@ -88,6 +102,13 @@ class Matcher {
   }
 
  private:
+  Matcher& bind(const char* name, const char* what, int64_t got, int64_t* variable) {
+    if (*variable == kFree) *variable = got;
+    if (got == *variable) return *this;
+    return fail(name, std::string(what) + " must be " + std::to_string(*variable) + ", got " +
+                          std::to_string(got));
+  }
+
   Matcher& fail(const char* name, const std::string& what) {
     if (error_.empty()) error_ = std::string(name) + " " + what;
     return *this;

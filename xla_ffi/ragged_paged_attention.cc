@@ -10,13 +10,13 @@ namespace {
 
 ffi::Future ragged_paged_attention(ffi::ThreadPool pool,
                                    ffi::AnyBuffer query,        // [T, N, H]
-                                   ffi::AnyBuffer k_pages,      // [L, P, page_size, K, H]
-                                   ffi::AnyBuffer v_pages,      // [L, P, page_size, K, Hv]
+                                   ffi::AnyBuffer k_pages,      // [L, P, page_size, K, H], or without L
+                                   ffi::AnyBuffer v_pages,      // [L, P, page_size, K, Hv], or without L
                                    ffi::AnyBuffer page_table,   // [B, max_pages] or page_indices
                                    ffi::AnyBuffer page_indptr,  // [B + 1], or empty
                                    ffi::AnyBuffer kv_lens,      // [B]
                                    ffi::AnyBuffer cu_q_lens,    // [B + 1]
-                                   ffi::AnyBuffer layer,        // []
+                                   ffi::AnyBuffer layer,        // [], or empty: pages of one layer
                                    ffi::AnyBuffer k_scale,      // [K], or empty
                                    ffi::AnyBuffer v_scale,      // [K], or empty
                                    ffi::AnyBuffer sink,         // [N], or empty
@@ -31,12 +31,12 @@ ffi::Future ragged_paged_attention(ffi::ThreadPool pool,
   AttentionParams& p = call.params;
   ElementType v_type{};
   Matcher m;
+  const bool is_stacked = m.match_optional("layer", layer, ffi::S32, {});
   m.shape("query", query, {&T, &N, &H})
-      .shape("k_pages", k_pages, {&L, &P, &page_size, &K, &H})
-      .shape("v_pages", v_pages, {&L, &P, &page_size, &K, &Hv})
+      .pages("k_pages", k_pages, is_stacked, &L, &P, &page_size, &K, &H)
+      .pages("v_pages", v_pages, is_stacked, &L, &P, &page_size, &K, &Hv)
       .match("kv_lens", kv_lens, ffi::S32, {&B})
       .match("cu_q_lens", cu_q_lens, ffi::S32, {&B1})
-      .match("layer", layer, ffi::S32, {})
       .element_type("query", query, &p.q_type)
       .element_type("k_pages", k_pages, &p.kv_type)
       .element_type("v_pages", v_pages, &v_type)
@@ -64,7 +64,7 @@ ffi::Future ragged_paged_attention(ffi::ThreadPool pool,
   if (!m.ok()) return failed(m.error());
 
   p.kv.num_lists = B, p.kv.num_pages = P, p.kv.page_size = page_size;
-  const int64_t clamped = std::clamp<int64_t>(*int32s(layer), 0, L - 1);
+  const int64_t clamped = is_stacked ? std::clamp<int64_t>(*int32s(layer), 0, L - 1) : 0;
   const int64_t bytes = P * page_size * K * element_bytes(p.kv_type);  // per head dim element
   p.q = query.untyped_data();
   p.k = static_cast<const char*>(k_pages.untyped_data()) + clamped * bytes * H;

@@ -10,8 +10,8 @@
 namespace jaxinfer {
 namespace {
 
-ffi::Error update(ffi::AnyBuffer k_pages,       // [L, P, page_size, K, H]
-                  ffi::AnyBuffer v_pages,       // [L, P, page_size, K, Hv]
+ffi::Error update(ffi::AnyBuffer k_pages,       // [L, P, page_size, K, H], or without L
+                  ffi::AnyBuffer v_pages,       // [L, P, page_size, K, Hv], or without L
                   ffi::AnyBuffer key,           // [T, K, H]
                   ffi::AnyBuffer value,         // [T, K, Hv]
                   ffi::AnyBuffer slot_mapping,  // [T], or empty: by page_table
@@ -19,17 +19,17 @@ ffi::Error update(ffi::AnyBuffer k_pages,       // [L, P, page_size, K, H]
                   ffi::AnyBuffer page_indptr,   // [B + 1], or empty
                   ffi::AnyBuffer kv_lens,       // [B]
                   ffi::AnyBuffer cu_q_lens,     // [B + 1]
-                  ffi::AnyBuffer layer,         // []
+                  ffi::AnyBuffer layer,         // [], or empty: pages of one layer
                   ffi::Result<ffi::AnyBuffer> k_out, ffi::Result<ffi::AnyBuffer> v_out) {
   int64_t T = -1, L = -1, P = -1, page_size = -1, K = -1, H = -1, Hv = -1, B = -1;
   UpdateKvPagesParams p;
   ElementType type{}, other{};
   Matcher m;
-  m.shape("k_pages", k_pages, {&L, &P, &page_size, &K, &H})
-      .shape("v_pages", v_pages, {&L, &P, &page_size, &K, &Hv})
+  const bool is_stacked = m.match_optional("layer", layer, ffi::S32, {});
+  m.pages("k_pages", k_pages, is_stacked, &L, &P, &page_size, &K, &H)
+      .pages("v_pages", v_pages, is_stacked, &L, &P, &page_size, &K, &Hv)
       .shape("key", key, {&T, &K, &H})
       .shape("value", value, {&T, &K, &Hv})
-      .match("layer", layer, ffi::S32, {})
       .element_type("k_pages", k_pages, &type)
       .require(L > 0 && P > 0 && page_size > 0, "k_pages", "has an empty axis");
   for (const auto& [name, buffer] :
@@ -63,7 +63,7 @@ ffi::Error update(ffi::AnyBuffer k_pages,       // [L, P, page_size, K, H]
   p.v_row_bytes = K * Hv * element_bytes(type);
   p.key = key.untyped_data();
   p.value = value.untyped_data();
-  const int64_t clamped = std::clamp<int64_t>(*int32s(layer), 0, L - 1);
+  const int64_t clamped = is_stacked ? std::clamp<int64_t>(*int32s(layer), 0, L - 1) : 0;
   p.k_pages = static_cast<char*>(k_out->untyped_data()) + clamped * P * page_size * p.k_row_bytes;
   p.v_pages = static_cast<char*>(v_out->untyped_data()) + clamped * P * page_size * p.v_row_bytes;
   update_kv_pages(p);

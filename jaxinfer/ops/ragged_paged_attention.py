@@ -22,7 +22,6 @@ from jaxinfer.ops.plan import plan_op
 from jaxinfer.reference.ragged_paged_attention import (
     ragged_paged_attention as _reference,
 )
-from jaxinfer.reference.ragged_paged_attention import stacked
 
 
 def ragged_paged_attention(
@@ -169,7 +168,7 @@ def ragged_paged_attention(
 
 
 def check_layer(k_pages: Any, v_pages: Any, layer: Any) -> jax.Array:
-    """The layer to use: one must be given for stacked pages, and for them alone."""
+    """The layer to use, absent for pages of one layer."""
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
         if layer is None and pages.ndim != 4:
             raise ValueError(
@@ -178,7 +177,7 @@ def check_layer(k_pages: Any, v_pages: Any, layer: Any) -> jax.Array:
                 f"{pages.shape} without it"
             )
     if layer is None:
-        return jnp.zeros((), jnp.int32)
+        return absent(jnp.int32)
     given, layer = layer, jnp.asarray(layer)
     _check.int32("layer", layer)
     _check.shape("layer", layer, sizes={})
@@ -238,7 +237,7 @@ def _cpu(*operands, options, facts, implementation):
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
     return call_kernel(
         "ragged_paged_attention",
-        (query, stacked(k_pages), stacked(v_pages), *operands, plan),
+        (query, k_pages, v_pages, *operands, plan),
         (*query.shape[:2], v_pages.shape[-1]),
         query.dtype,
         options,

@@ -15,7 +15,6 @@ from jaxinfer.ops.ragged_paged_attention import (
     check_page_lists,
     check_pages,
 )
-from jaxinfer.reference.ragged_paged_attention import stacked
 from jaxinfer.reference.update_kv_pages import token_slots as _token_slots
 from jaxinfer.reference.update_kv_pages import update_kv_pages as _reference
 
@@ -201,12 +200,10 @@ def _out_types(k_pages, v_pages, *_, **params):
 
 
 def _cpu(k_pages, v_pages, *operands, implementation):
-    pages = stacked(k_pages), stacked(v_pages)
-    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in pages]
-    k_new, v_new = call_target(
-        "update_kv_pages", results, *pages, *operands, aliases={0: 0, 1: 1}
+    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_pages, v_pages)]
+    return call_target(
+        "update_kv_pages", results, k_pages, v_pages, *operands, aliases={0: 0, 1: 1}
     )
-    return [k_new.reshape(k_pages.shape), v_new.reshape(v_pages.shape)]
 
 
 update_kv_pages_op = define_op(

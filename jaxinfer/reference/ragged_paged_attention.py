@@ -8,9 +8,15 @@ import jax.numpy as jnp
 from jaxinfer.reference.attention import attend
 
 
-def stacked(pages: jax.Array) -> jax.Array:
-    """Pages of one layer as [1, P, page_size, K, H]."""
-    return pages if pages.ndim == 5 else pages[None]
+def one_layer(k_pages: jax.Array, v_pages: jax.Array, layer: jax.Array):
+    """(k_pages, v_pages, layer) as [L, P, page_size, K, H] and i32[].
+
+    Without a layer all leading axes together count pages.
+    """
+    if layer.size:
+        return k_pages, v_pages, jnp.clip(layer, 0, k_pages.shape[0] - 1)
+    flat = (x.reshape(1, -1, *x.shape[-3:]) for x in (k_pages, v_pages))
+    return *flat, jnp.zeros((), jnp.int32)
 
 
 def page_ids(page_table: jax.Array, page_indptr: jax.Array, seq: jax.Array):
@@ -29,10 +35,9 @@ def ragged_paged_attention(
     k_scale, v_scale, sink, plan, *, options, facts, implementation,
 ):  # fmt: skip
     """Operands as in the op; ignores the plan."""
-    k_pages, v_pages = stacked(k_pages), stacked(v_pages)
+    k_pages, v_pages, layer = one_layer(k_pages, v_pages, layer)
     num_pages, page_size = k_pages.shape[1:3]
     num_keys = page_table.shape[-1] * page_size
-    layer = jnp.clip(layer, 0, k_pages.shape[0] - 1)
 
     def keys_of(seq):
         ids, exists = page_ids(page_table, page_indptr, seq)

@@ -5,7 +5,7 @@
 import jax.numpy as jnp
 
 from jaxinfer.reference.attention import sequence_starts
-from jaxinfer.reference.ragged_paged_attention import stacked
+from jaxinfer.reference.ragged_paged_attention import one_layer
 
 
 def token_slots(
@@ -41,8 +41,8 @@ def update_kv_pages(
 ):  # fmt: skip
     """Operands as in the op."""
     shapes = k_pages.shape, v_pages.shape
-    k_pages, v_pages = stacked(k_pages), stacked(v_pages)
-    num_layers, num_pages, page_size = k_pages.shape[:3]
+    k_pages, v_pages, layer = one_layer(k_pages, v_pages, layer)
+    num_pages, page_size = k_pages.shape[1:3]
     if not slot_mapping.size:
         slot_mapping = token_slots(
             page_table,
@@ -53,7 +53,6 @@ def update_kv_pages(
             num_pages=num_pages,
             page_size=page_size,
         )
-    layer = jnp.clip(layer, 0, num_layers - 1)
     # Slots outside the cache become page P, which the scatter drops.
     in_cache = (slot_mapping >= 0) & (slot_mapping < num_pages * page_size)
     page = jnp.where(in_cache, slot_mapping // page_size, num_pages)
