@@ -24,6 +24,9 @@ ROOT = Path(__file__).parent.resolve()
 SOURCES = sorted((*ROOT.glob("csrc/*.cc"), *ROOT.glob("xla_ffi/*.cc")))
 HEADERS = sorted((*ROOT.glob("csrc/*.h"), *ROOT.glob("xla_ffi/*.h")))
 PER_ISA = ROOT / "csrc" / "attention_cpu.cc"
+# Nothing else is visible: where the C++ library is linked statically, its symbols must
+# not meet those of another copy in the process.
+EXPORTS = "{ global: PyInit__native; local: *; };\n"
 ISAS = {"base": ""}
 if platform.machine() == "x86_64":
     ISAS |= {"v3": "-march=x86-64-v3", "v4": "-march=x86-64-v4"}
@@ -47,8 +50,8 @@ def ninja_file(includes: list[str], target: Path) -> str:
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = $cxx -shared -Wl,-s {extra} "
-        "$in -o $out",
+        "  command = $cxx -shared -Wl,-s -Wl,--version-script=exports.map "
+        f"{extra} $in -o $out",
     ]
     objects = []
     for source in SOURCES:
@@ -85,6 +88,7 @@ class NinjaBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [*self.include_dirs, pybind11.get_include(), str(ffi_include_dir())]
+        (build / "exports.map").write_text(EXPORTS)
         (build / "build.ninja").write_text(ninja_file(includes, target))
         program = Path(ninja.BIN_DIR) / "ninja"
         if subprocess.run([program, "-C", build]).returncode != 0:

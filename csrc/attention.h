@@ -29,9 +29,9 @@ struct KvLayout {
 struct AttentionParams {
   int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, head_dim_v, num_seqs;
   ElementType q_type, kv_type;
-  const void* q;                   // [T, N, H]
-  const void* k;                   // [P, page_size, K, H]  the layer to read
-  const void* v;                   // [P, page_size, K, Hv]
+  const void* q;  // [T, N, H]
+  const void* k;  // [P, page_size, K, H]  the layer to read
+  const void* v;  // [P, page_size, K, Hv]
   KvLayout kv;
   const int32_t* cu_q_lens;        // [B + 1]
   const int32_t* kv_lens;          // [B]
@@ -43,9 +43,9 @@ struct AttentionParams {
   int64_t bias_strides[4] = {}, mask_strides[4] = {};
 
   float scale;
-  float logits_soft_cap;           // 0: none
+  float logits_soft_cap;  // 0: none
   bool is_causal;
-  bool is_top_left;                // query i of a sequence is at position i
+  bool is_top_left;  // query i of a sequence is at position i
   int64_t window_left, window_right;
   bool use_softmax;
 
@@ -54,21 +54,21 @@ struct AttentionParams {
   const int32_t* parts;
   int64_t num_items, num_merges, num_parts;  // in use, already clamped to the buffer
   int64_t num_slots, slot_tokens, slot_heads;
-  float* partial_out;              // [slots, slot_tokens, slot_heads, Hv]
-  float* partial_lse;              // [slots, slot_tokens, slot_heads]
-  void* out;                       // [T, N, Hv]
-  float* lse;                      // [T, N]
+  float* partial_out;  // [slots, slot_tokens, slot_heads, Hv]
+  float* partial_lse;  // [slots, slot_tokens, slot_heads]
+  void* out;           // [T, N, Hv]
+  float* lse;          // [T, N]
 };
 
 struct MergePartialsParams {
   int64_t num_splits, num_rows, num_heads, head_dim;  // rows = tokens
   ElementType type;
-  const void* outs;                // [S, T, N, H]
-  const float* lses;               // [S, T, N]
-  const float* sink;               // [N] or nullptr
+  const void* outs;   // [S, T, N, H]
+  const float* lses;  // [S, T, N]
+  const float* sink;  // [N] or nullptr
   bool use_softmax;
-  void* out;                       // [T, N, H]
-  float* lse;                      // [T, N]
+  void* out;   // [T, N, H]
+  float* lse;  // [T, N]
 };
 
 // One set of kernels per instruction set; best_cpu_kernels() picks at load time.

@@ -46,9 +46,8 @@ int64_t kv_row(const AttentionParams& p, int64_t list, int64_t key) {
     return row >= 0 && row < p.kv.num_pages ? row : -1;
   }
   const int64_t page = key / p.kv.page_size;
-  const int64_t id = p.kv.page_table
-                         ? p.kv.page_table[list * p.kv.max_pages + page]
-                         : p.kv.page_indices[max64(p.kv.page_indptr[list], 0) + page];
+  const int64_t id = p.kv.page_table ? p.kv.page_table[list * p.kv.max_pages + page]
+                                     : p.kv.page_indices[max64(p.kv.page_indptr[list], 0) + page];
   if (id < 0 || id >= p.kv.num_pages) return -1;
   return id * p.kv.page_size + key % p.kv.page_size;
 }
@@ -341,9 +340,8 @@ void apply_dense(const AttentionParams& p, const Row& row, int64_t head, int64_t
 // One token, given as packed rows of q and acc, against one tile. `next` is the tile to
 // fetch meanwhile; only the first token fetches.
 template <typename KV>
-void attend(const AttentionParams& p, const WorkItem& item, const Row& row,
-            const KeyTile<KV>& tile, const KeyTile<KV>* next, int64_t first_packed,
-            const Scratch& s) {
+void attend(const AttentionParams& p, const WorkItem& item, const Row& row, const KeyTile<KV>& tile,
+            const KeyTile<KV>* next, int64_t first_packed, const Scratch& s) {
   const int64_t a = tile.count_before(row.lo), b = tile.count_before(row.hi);
   if (a >= b) return;
   const int64_t heads = item.num_kv_heads * (p.num_q_heads / p.num_kv_heads);

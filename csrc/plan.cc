@@ -18,7 +18,6 @@ struct QueryTile {
   int64_t full_end;  // keys before it are visible to every row
 };
 
-
 // Keys that some row of a tile sees, [lo, hi), and those that every row sees, [0, full).
 struct KeyRange {
   int64_t lo, hi, full;
@@ -78,8 +77,7 @@ std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_l
       const int rows = std::min(tokens, q_len - row);
       const int64_t first_pos = kv_len - q_len + row;
       const KeyRange keys = visible_keys(facts, kv_len, first_pos, first_pos + rows - 1);
-      tiles.push_back(
-          query_tile(facts, tile_class, begin + row, rows, kRowsOfOneSeq, seq, keys));
+      tiles.push_back(query_tile(facts, tile_class, begin + row, rows, kRowsOfOneSeq, seq, keys));
     }
     begin = end;
   }
@@ -197,8 +195,8 @@ class PlanWriter {
       load += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * piece.tile->unit_cost;
     }
     header_.num_ctas = cta + 1;
-    header_.max_load = static_cast<int>(
-        std::min<int64_t>(std::max<int64_t>(header_.max_load, load), kUnbounded));
+    header_.max_load =
+        static_cast<int>(std::min<int64_t>(std::max<int64_t>(header_.max_load, load), kUnbounded));
   }
 
   void finish() {
@@ -216,9 +214,9 @@ class PlanWriter {
     const int begin = header_.num_parts;
     std::copy(slots.begin(), slots.end(), buffer_ + layout_.parts + begin);
     header_.num_parts += static_cast<int>(slots.size());
-    const MergeItem merge{item.row_begin,    item.num_rows, item.kv_head_begin,
-                          item.num_kv_heads, begin,         header_.num_parts,
-                          {0, 0}};
+    const MergeItem merge{
+        item.row_begin,    item.num_rows, item.kv_head_begin, item.num_kv_heads, begin,
+        header_.num_parts, {0, 0}};
     std::memcpy(buffer_ + layout_.merges + header_.num_merges++ * 8, &merge, sizeof(merge));
     slots.clear();
   }

@@ -58,12 +58,12 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
 // large the workspace of its partial results is. A function of the facts alone.
 struct PlanLayout {
   int64_t max_items, max_merges, max_parts;
-  int64_t cta_indptr;  // [num_ctas + 1] items of each CTA
-  int64_t items;       // [max_items] WorkItem
-  int64_t merges;      // [max_merges] MergeItem
-  int64_t parts;       // [max_parts] slots
-  int64_t size;        // of the whole buffer
-  int64_t num_slots;   // partial results
+  int64_t cta_indptr;               // [num_ctas + 1] items of each CTA
+  int64_t items;                    // [max_items] WorkItem
+  int64_t merges;                   // [max_merges] MergeItem
+  int64_t parts;                    // [max_parts] slots
+  int64_t size;                     // of the whole buffer
+  int64_t num_slots;                // partial results
   int64_t slot_tokens, slot_heads;  // query tokens and query heads of a slot
 };
 PlanLayout plan_layout(const PlanFacts& facts);

@@ -2,7 +2,7 @@
 # Copyright 2026 The jaxinfer authors
 """Paged, load-balanced attention for LLM inference in JAX."""
 
-from jaxinfer import export
+from jaxinfer import export as export
 from jaxinfer._library import register_targets as _register_targets
 from jaxinfer._plan import Plan, PlanConfig, TileClass
 from jaxinfer.cache import PagedKVCache
@@ -24,7 +24,6 @@ __all__ = [
     "PlanConfig",
     "TileClass",
     "dot_product_attention",
-    "export",
     "merge_partials",
     "plan",
     "ragged_attention",

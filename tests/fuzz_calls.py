@@ -25,7 +25,7 @@ SIGNATURES = {
     "ragged_paged_attention": (
         "query q T N H, k_pages kv L P page_size K H, v_pages kv L P page_size K Hv, "
         "page_table i32 B max_pages, page_indptr i32? B+1, kv_lens i32 B, "
-        "cu_q_lens i32 B+1, layer i32, k_scale f32? K, v_scale f32? K, "
+        "cu_q_lens i32 B+1, layer i32?, k_scale f32? K, v_scale f32? K, "
         "attention_sink f32? N, plan i32 plan_size",
         f"out q T N Hv, {ATTENTION_RESULTS}",
     ),
@@ -44,7 +44,7 @@ SIGNATURES = {
     "update_kv_pages": (
         "k_pages kv L P page_size K H, v_pages kv L P page_size K Hv, key kv T K H, "
         "value kv T K Hv, slot_mapping i32? T, page_table i32 B max_pages, "
-        "page_indptr i32? B+1, kv_lens i32 B, cu_q_lens i32 B+1, layer i32",
+        "page_indptr i32? B+1, kv_lens i32 B, cu_q_lens i32 B+1, layer i32?",
         "k_new kv L P page_size K H, v_new kv L P page_size K Hv",
     ),
     "merge_partials": (
@@ -52,6 +52,8 @@ SIGNATURES = {
         "out q T N H, lse f32 T N",
     ),
 }
+# Without a layer these have any number of axes in front, which count pages together.
+PAGES = ("k_pages", "v_pages", "k_new", "v_new")
 FIXED = {"i32": jnp.int32, "f32": jnp.float32, "bool": jnp.bool_}
 FLOATS = tuple(map(jnp.dtype, ("float32", "float16", "bfloat16")))
 
@@ -134,19 +136,22 @@ def good_call(rng, op: str | None = None, unusual: bool = False) -> Call:
             facts = good_facts(rng, op, letters, options)  # where a plan has such
     letters |= facts_letters(facts)
     dtypes = {"q": rng.choice(FLOATS), "kv": rng.choice(FLOATS)} | FIXED
-    csr, has_slots = rng.random() < 0.4, rng.random() < 0.4
+    given = {k: rng.random() < 0.5 for k in ("page_indptr", "slot_mapping", "layer")}
+    axes_in_front = 0 if given["layer"] else int(rng.integers(2))
     operands, results = {}, {}
     for arrays, part in zip((operands, results), SIGNATURES[op], strict=True):
         for name, dtype, dims in fields(part):
             sizes = [rng.choice(d.split("|")) for d in dims]
             shape = [1 if d == "1" else eval(d, {}, letters) for d in sizes]
             absent = dtype.endswith("?") and rng.random() < 0.5
-            if name in ("page_indptr", "slot_mapping"):
-                absent = not (csr if name == "page_indptr" else has_slots)
+            if name in given:
+                absent = not given[name]
             if name == "attention_sink" and not options.use_softmax:
                 absent = True
-            if name == "page_table" and csr:
+            if name == "page_table" and given["page_indptr"]:
                 shape = [letters["num_indices"]]
+            if name in PAGES:
+                shape = shape[axes_in_front:]
             arrays[name] = contents(
                 rng, name, [0] if absent else shape, letters
             ).astype(dtypes[dtype.rstrip("?")])

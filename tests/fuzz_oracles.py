@@ -2,12 +2,13 @@
 # Copyright 2026 The jaxinfer authors
 """What fits a fuzzed call of an FFI target, and what it must compute."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from fuzz_calls import FIXED, FLOATS, SIGNATURES, Call, facts_letters, fields
+from fuzz_calls import FIXED, FLOATS, PAGES, SIGNATURES, Call, facts_letters, fields
 
 from jaxinfer import _native
 from jaxinfer._attention import AttentionOptions
@@ -39,12 +40,15 @@ def fits(call: Call) -> bool:
     for (name, dtype, dims), array in zip(expected, arrays, strict=True):
         if name in unused or (dtype.endswith("?") and not array.size):
             continue
-        if array.ndim != len(dims):
+        shape = array.shape
+        if name in PAGES and not operands["layer"].size and array.ndim >= 4:
+            shape = as_one_layer(array).shape
+        if len(shape) != len(dims):
             return False
         dtype = dtype.rstrip("?")
         if dtypes.setdefault(dtype, array.dtype) != array.dtype:
             return False
-        present += zip(dims, array.shape, strict=True)
+        present += zip(dims, shape, strict=True)
     if any(dtypes[d] not in FLOATS for d in ("q", "kv") if d in dtypes):
         return False
     for dim, size in present:
@@ -54,6 +58,12 @@ def fits(call: Call) -> bool:
         if size not in [eval(d, {}, letters) for d in dim.split("|")]:
             return False
     return limits(call, letters) and contents_fit(call)
+
+
+def as_one_layer(pages: np.ndarray) -> np.ndarray:
+    """[..., page_size, K, H] as [1, P, page_size, K, H]."""
+    num_pages = math.prod(pages.shape[:-3])
+    return pages.reshape(1, num_pages, *pages.shape[-3:])
 
 
 def limits(call: Call, letters: dict[str, int]) -> bool:
@@ -136,7 +146,11 @@ def oracle(call: Call) -> Callable[[dict, list], None]:
 
 def check_update(operands, results) -> None:
     """Token by token, and every byte of both caches."""
-    num_layers, num_pages, page_size = operands["k_pages"].shape[:3]
+    wanted = [operands["k_pages"].copy(), operands["v_pages"].copy()]
+    layer, layers = operands["layer"], wanted
+    if not layer.size:
+        layer, layers = 0, [as_one_layer(x) for x in wanted]
+    num_layers, num_pages, page_size = layers[0].shape[:3]
     num_tokens = len(operands["key"])
     slots = [int(s) for s in operands["slot_mapping"]]
     if not slots:
@@ -154,16 +168,13 @@ def check_update(operands, results) -> None:
                     if 0 <= page < num_pages:
                         slots[token] = page * page_size + position % page_size
             begin = end
-    layer = min(max(int(operands["layer"]), 0), num_layers - 1)
-    for pages, new, got in (
-        (operands["k_pages"], operands["key"], results[0]),
-        (operands["v_pages"], operands["value"], results[1]),
-    ):
-        want = pages.copy()
-        flat = want[layer].reshape(num_pages * page_size, *pages.shape[3:])
+    layer = min(max(int(layer), 0), num_layers - 1)
+    for pages, new in zip(layers, (operands["key"], operands["value"]), strict=True):
+        flat = pages[layer].reshape(num_pages * page_size, *pages.shape[3:])
         for token, slot in enumerate(slots):
             if 0 <= slot < len(flat):
                 flat[slot] = new[token]
+    for got, want in zip(results, wanted, strict=True):
         assert got.tobytes() == want.tobytes()
 
 

@@ -30,3 +30,5 @@ done
 for isa in base v3; do  # and the narrower kernels, of which the above ran the widest
   JAXINFER_CPU_ISA=$isa "$python" tests/fuzz_ffi.py contents --cases "$cases" --seed 1
 done
+"$(dirname "$python")/pytest" -x tests/ops/test_hand_made_plans.py \
+  tests/ops/test_merge_partials.py tests/ops/test_update_kv_pages.py

@@ -224,10 +224,11 @@ def other_ops(axis_type: AxisType, check_vma: bool) -> dict:
     cu = np.array([0, 5, 16], np.int32)
     heads, rows = P(None, "h"), P("h")
 
+    on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
+
     def mapped(fn, in_specs, out_specs):
-        fn = jax.shard_map(
-            fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=check_vma
-        )
+        # Under jit: jaxlib 0.11.2 crashes on an eager shard_map with an unused operand.
+        fn = jax.jit(on_mesh(fn, in_specs=in_specs, out_specs=out_specs))
         shardings = [NamedSharding(mesh, spec) for spec in in_specs]
         return lambda *args: fn(*jax.device_put(args, tuple(shardings)))
 

@@ -21,8 +21,8 @@ namespace ffi = xla::ffi;
 class Matcher {
  public:
   struct Dim {
-    Dim(int64_t value) : value(value) {}                // NOLINT: implicit on purpose
-    Dim(int64_t* variable) : variable(variable) {}      // NOLINT
+    Dim(int64_t value) : value(value) {}            // NOLINT: implicit on purpose
+    Dim(int64_t* variable) : variable(variable) {}  // NOLINT
     int64_t value = 0;
     int64_t* variable = nullptr;
   };

@@ -8,23 +8,22 @@
 namespace jaxinfer {
 namespace {
 
-ffi::Future ragged_paged_attention(ffi::ThreadPool pool,
-                                   ffi::AnyBuffer query,        // [T, N, H]
-                                   ffi::AnyBuffer k_pages,      // [L, P, page_size, K, H], or without L
-                                   ffi::AnyBuffer v_pages,      // [L, P, page_size, K, Hv], or without L
-                                   ffi::AnyBuffer page_table,   // [B, max_pages] or page_indices
-                                   ffi::AnyBuffer page_indptr,  // [B + 1], or empty
-                                   ffi::AnyBuffer kv_lens,      // [B]
-                                   ffi::AnyBuffer cu_q_lens,    // [B + 1]
-                                   ffi::AnyBuffer layer,        // [], or empty: pages of one layer
-                                   ffi::AnyBuffer k_scale,      // [K], or empty
-                                   ffi::AnyBuffer v_scale,      // [K], or empty
-                                   ffi::AnyBuffer sink,         // [N], or empty
-                                   ffi::AnyBuffer plan, ffi::Result<ffi::AnyBuffer> out,
-                                   ffi::Result<ffi::AnyBuffer> lse,
-                                   ffi::Result<ffi::AnyBuffer> partial_out,
-                                   ffi::Result<ffi::AnyBuffer> partial_lse,
-                                   AttentionOptions options) {
+ffi::Future ragged_paged_attention(
+    ffi::ThreadPool pool,
+    ffi::AnyBuffer query,        // [T, N, H]
+    ffi::AnyBuffer k_pages,      // [L, P, page_size, K, H], or without L
+    ffi::AnyBuffer v_pages,      // [L, P, page_size, K, Hv], or without L
+    ffi::AnyBuffer page_table,   // [B, max_pages] or page_indices
+    ffi::AnyBuffer page_indptr,  // [B + 1], or empty
+    ffi::AnyBuffer kv_lens,      // [B]
+    ffi::AnyBuffer cu_q_lens,    // [B + 1]
+    ffi::AnyBuffer layer,        // [], or empty: pages of one layer
+    ffi::AnyBuffer k_scale,      // [K], or empty
+    ffi::AnyBuffer v_scale,      // [K], or empty
+    ffi::AnyBuffer sink,         // [N], or empty
+    ffi::AnyBuffer plan, ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> lse,
+    ffi::Result<ffi::AnyBuffer> partial_out, ffi::Result<ffi::AnyBuffer> partial_lse,
+    AttentionOptions options) {
   int64_t T = -1, N = -1, H = -1, L = -1, P = -1, page_size = -1, K = -1, Hv = -1, B = -1;
   int64_t max_pages = -1, num_page_indices = -1, B1 = -1;
   AttentionCall call;

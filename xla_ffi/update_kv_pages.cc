@@ -34,7 +34,8 @@ ffi::Error update(ffi::AnyBuffer k_pages,       // [L, P, page_size, K, H], or w
       .require(L > 0 && P > 0 && page_size > 0, "k_pages", "has an empty axis");
   for (const auto& [name, buffer] :
        {std::pair{"v_pages", v_pages}, {"key", key}, {"value", value}}) {
-    m.element_type(name, buffer, &other).require(other == type, name, "must have the cache's dtype");
+    m.element_type(name, buffer, &other)
+        .require(other == type, name, "must have the cache's dtype");
   }
   if (m.match_optional("slot_mapping", slot_mapping, ffi::S32, {T})) {
     p.slot_mapping = int32s(slot_mapping);
