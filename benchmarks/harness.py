@@ -2,6 +2,7 @@
 # Copyright 2026 The jaxinfer authors
 """Timing, and the records that a run is stored as."""
 
+import importlib.metadata
 import os
 import platform
 import statistics
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 import jaxinfer
@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jaxinfer": jaxinfer.__version__,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "read_tbps": round(read_bandwidth(), 4),
     }

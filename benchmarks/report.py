@@ -29,7 +29,7 @@ def _run(run: dict[str, Any]) -> str:
         f"{meta['isa']}, commit {meta['commit'][:12]}. This machine reads memory at "
         f"{1e3 * meta['read_tbps']:.1f} GB/s.",
         "",
-        "| benchmark | case | implementation | us (min .. max) | GB/s | of read bandwidth |",
+        "| benchmark | case | implementation | us (min .. max) | GB/s | of reading |",
         "|---|---|---|---|---|---|",
     ]
     for record in run["records"]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""Regenerate smollm2_reference.npz: python tests/oracle/make_smollm2_reference.py"""
+"""Regenerate smollm2_reference.npz: python tests/oracle/make_smollm2_reference.py."""
 
 from __future__ import annotations
 
