@@ -5,7 +5,7 @@
 from jaxinfer import export as export
 from jaxinfer._library import register_targets as _register_targets
 from jaxinfer._plan import Plan, PlanConfig, TileClass
-from jaxinfer.cache import PagedKVCache
+from jaxinfer.cache import PagedKVCache, own_kv_heads
 from jaxinfer.ops.dot_product_attention import dot_product_attention
 from jaxinfer.ops.merge_partials import merge_partials
 from jaxinfer.ops.plan import plan
@@ -25,6 +25,7 @@ __all__ = [
     "TileClass",
     "dot_product_attention",
     "merge_partials",
+    "own_kv_heads",
     "plan",
     "ragged_attention",
     "ragged_paged_attention",

@@ -123,3 +123,25 @@ def sharded_kv_heads(num_kv_heads: int, num_shards: int) -> int:
             "KV heads"
         )
     return max(num_kv_heads, num_shards)
+
+
+def own_kv_heads(x: Any, axis_name: str) -> jax.Array:
+    """Inside shard_map, the KV heads that this shard stores.
+
+    For keys and values that every shard holds whole because there are more shards than
+    KV heads; no communication.
+
+    Args:
+      x: [..., K, H], the keys or values of all KV heads.
+      axis_name: the mesh axis that query heads are sharded over.
+
+    Returns:
+      [..., max(K // shards, 1), H].
+
+    Raises:
+      ValueError: if a shard would span two head groups.
+    """
+    num_shards, num_heads = jax.lax.axis_size(axis_name), x.shape[-2]
+    held = sharded_kv_heads(num_heads, num_shards) // num_shards
+    first = jax.lax.axis_index(axis_name) * num_heads // num_shards
+    return jax.lax.dynamic_slice_in_dim(x, first, held, axis=-2)

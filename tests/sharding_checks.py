@@ -145,12 +145,6 @@ def on_one_device(setup: Setup):
     return jax.tree.map(np.asarray, fn(*args))
 
 
-def own_head(x):
-    """Of all KV heads, the one that this shard stores: [..., K, H] -> [..., 1, H]."""
-    head = jax.lax.axis_index("h") * x.shape[-2] // jax.lax.axis_size("h")
-    return jax.lax.dynamic_slice_in_dim(x, head, 1, axis=-2)
-
-
 def sharded(setup: Setup, axis_type: AxisType, check_vma: bool):
     """(jitted program, its arguments)."""
     shape = setup.batch_shards, setup.head_shards
@@ -169,7 +163,8 @@ def sharded(setup: Setup, axis_type: AxisType, check_vma: bool):
     def local(cache, prompt, decoded, tables, cu_q_lens):
         if is_shared:
             prompt, decoded = (
-                (q, own_head(k), own_head(v)) for q, k, v in (prompt, decoded)
+                (q, ji.own_kv_heads(k, "h"), ji.own_kv_heads(v, "h"))
+                for q, k, v in (prompt, decoded)
             )
         return run(cache, prompt, decoded, tables, cu_q_lens)
 
