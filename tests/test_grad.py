@@ -244,7 +244,7 @@ def test_merge_partials(use_softmax):
     assert_close(quick_jit(jax.grad(loss))(values), want)
     direction = random(*outs.shape)
     along = jax.jit(lambda step: loss(values | {"outs": outs + step * direction}))
-    check_grads(along, (0.0,), order=1, modes=("fwd", "rev"), eps=1e-2, rtol=2e-2)
+    check_grads(along, (0.0,), order=1, modes=("fwd", "rev"), eps=2e-3, rtol=2e-2)
 
 
 def test_update_kv_pages():
