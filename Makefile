@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_FILES := setup.py $(wildcard csrc/*.h csrc/*.cc xla_ffi/*.h xla_ffi/*.cc)
 CXX_FILES := $(wildcard csrc/*.h csrc/*.cc csrc/*.cuh xla_ffi/*.h xla_ffi/*.cc)
 
-.PHONY: help build demo test test-matrix check lint format-check clang-format-check types \
+.PHONY: help build demo test test-matrix test-gpu asan check lint format-check clang-format-check types \
   format wheel docs bench clean distclean
 
 help:
@@ -26,6 +26,8 @@ help:
 	@echo "make build        make the environment, compile what has changed"
 	@echo "make wheel        build dist/*.whl"
 	@echo "make test-matrix  run that wheel with the oldest and the newest JAX"
+	@echo "make test-gpu     the tests that need an NVIDIA GPU"
+	@echo "make asan         fuzz the FFI targets under sanitizers"
 	@echo "make bench        run the benchmarks (BENCH_ARGS=... for options)"
 	@echo "make docs         build the documentation into site/"
 	@echo "make clean        remove what was built; distclean: the environment too"
@@ -80,6 +82,14 @@ wheel: build
 
 test-matrix: build
 	$(BIN)/python tests/wheel_matrix.py
+
+# In an environment whose jax has the CUDA plugin.
+test-gpu: build
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -m gpu tests/test_gpu.py
+
+# 15,000 fuzzed calls and the small op tests under AddressSanitizer and UBSan: ten minutes.
+asan: build
+	tests/run_asan.sh
 
 bench: build
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
