@@ -95,7 +95,8 @@ inline vfloat exp(vfloat x) {
   const vint underflow = x < -87.0f;
   const vfloat magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds
   vfloat n = x * 1.44269504088896341f + magic;
-  const vuint exponent = ((vuint)n - (vuint)magic) << 23;
+  // Of a NaN the bits mean nothing: it must reach the result as it is.
+  const vuint exponent = (((vuint)n - (vuint)magic) << 23) & (vuint)(x == x);
   n -= magic;
   const vfloat f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   vfloat p = broadcast(1.9875691500e-4f);
