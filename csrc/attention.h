@@ -5,8 +5,7 @@
 // Letters: T tokens, N query heads, K KV heads, H head dim, B sequences, P pages.
 #pragma once
 
-#include <cstdint>
-
+#include "csrc/types.h"
 #include "csrc/work_item.h"
 
 namespace jaxinfer {
@@ -30,8 +29,10 @@ struct AttentionParams {
   int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, head_dim_v, num_seqs;
   ElementType q_type, kv_type;
   const void* q;  // [T, N, H]
-  const void* k;  // [P, page_size, K, H]  the layer to read
-  const void* v;  // [P, page_size, K, Hv]
+  const void* k;  // [L, P, page_size, K, H]; contiguous: [S, K, H]
+  const void* v;  // [L, P, page_size, K, Hv]
+  const int32_t* layer = nullptr;  // [], which of the L to read
+  int64_t num_layers = 1;
   KvLayout kv;
   const int32_t* cu_q_lens;        // [B + 1]
   const int32_t* kv_lens;          // [B]
@@ -41,6 +42,7 @@ struct AttentionParams {
   const float* bias = nullptr;     // [B, N, q, k] by the strides, 0 where broadcast
   const bool* mask = nullptr;      // [B, N, q, k] true: visible
   int64_t bias_strides[4] = {}, mask_strides[4] = {};
+  int64_t dense_q_len = 0, dense_kv_len = 0;  // q and k of bias and mask
 
   float scale;
   float logits_soft_cap;  // 0: none
@@ -49,10 +51,12 @@ struct AttentionParams {
   int64_t window_left, window_right;
   bool use_softmax;
 
+  const PlanHeader* header;
+  const int32_t* cta_indptr;  // [num_ctas + 1]
   const WorkItem* items;
   const MergeItem* merges;
   const int32_t* parts;
-  int64_t num_items, num_merges, num_parts;  // in use, already clamped to the buffer
+  int64_t num_ctas, num_items, num_merges, num_parts;  // room in the plan; more than in use
   int64_t num_slots, slot_tokens, slot_heads;
   float* partial_out;  // [slots, slot_tokens, slot_heads, Hv]
   float* partial_lse;  // [slots, slot_tokens, slot_heads]

@@ -41,5 +41,8 @@ def check_ffi_version(built: tuple[int, int], include_dir: str) -> None:
 def register_targets() -> None:
     """Makes the handlers known to XLA. Importing jaxinfer does this once."""
     check_ffi_version(_native.ffi_api_version, jax.ffi.include_dir())
-    for op, handler in _native.ffi_targets.items():
+    for op, handler in _native.cpu_targets.items():
         jax.ffi.register_ffi_target(target_name(op), handler, platform="cpu")
+    for op, handler in _native.cuda_targets.items():
+        stages = {"initialize": _native.cuda_initialize, "execute": handler}
+        jax.ffi.register_ffi_target(target_name(op), stages, platform="CUDA")

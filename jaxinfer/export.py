@@ -32,7 +32,7 @@ def disabled_checks() -> list[jax.export.DisabledSafetyCheck]:
       One check for every FFI target of this version.
     """
     custom_call = jax.export.DisabledSafetyCheck.custom_call
-    return [custom_call(target_name(op)) for op in _native.ffi_targets]
+    return [custom_call(target_name(op)) for op in _native.cpu_targets]
 
 
 def facts_to_json(facts: PlanFacts) -> str:

@@ -7,13 +7,15 @@
 #include <cstdlib>
 #include <memory>
 
+#include "csrc/attention_tiles.h"
+
 namespace jaxinfer {
 namespace {
 
 // One call in flight. CTAs are taken one by one by whichever thread is free: which
 // thread runs an item never changes its result.
 struct Job {
-  AttentionCall call;
+  AttentionParams params;
   ffi::Promise done;
   std::atomic<int64_t> next_cta{0};
   std::atomic<int64_t> workers{0};
@@ -29,14 +31,14 @@ Scratch make_scratch(const AttentionParams& params) {
 
 void work(Job& job) {
   const CpuKernels& kernels = best_cpu_kernels();
-  const AttentionCall& call = job.call;
-  const Scratch scratch = make_scratch(call.params);
+  const AttentionParams& p = job.params;
+  const Scratch scratch = make_scratch(p);
   if (scratch == nullptr) job.out_of_memory = true;
-  for (int64_t cta; scratch != nullptr && (cta = job.next_cta++) < call.num_ctas;) {
-    const int64_t begin = std::max(call.cta_indptr[cta], 0);
-    const int64_t end = std::min<int64_t>(call.cta_indptr[cta + 1], call.params.num_items);
+  for (int64_t cta; scratch != nullptr && (cta = job.next_cta++) < p.num_ctas;) {
+    const int64_t begin = std::max(p.cta_indptr[cta], 0);
+    const int64_t end = std::min<int64_t>(p.cta_indptr[cta + 1], p.num_items);
     for (int64_t i = begin; i < end; ++i) {
-      kernels.run_item(call.params, call.params.items[i], scratch.get());
+      kernels.run_item(p, p.items[i], scratch.get());
     }
   }
   if (--job.workers > 0) return;
@@ -45,27 +47,55 @@ void work(Job& job) {
     job.done.SetError(ffi::Error(ffi::ErrorCode::kResourceExhausted, "jaxinfer: no memory"));
     return;
   }
-  for (int64_t i = 0; i < call.params.num_merges; ++i) {
-    kernels.run_merge(call.params, call.params.merges[i], scratch.get());
+  for (int64_t i = 0; i < p.num_merges; ++i) {
+    kernels.run_merge(p, p.merges[i], scratch.get());
   }
   job.done.SetAvailable();
 }
 
+// What data decides, where the host can read it: the layer, and how much of the plan is in
+// use. Kernels on a GPU look themselves.
+void read_on_host(AttentionParams* p) {
+  const int64_t layer = p->layer ? std::clamp<int64_t>(*p->layer, 0, p->num_layers - 1) : 0;
+  const int64_t elements = layer * p->kv.num_pages * p->kv.page_size * p->num_kv_heads;
+  const int64_t bytes = elements * element_bytes(p->kv_type);
+  p->k = static_cast<const char*>(p->k) + bytes * p->head_dim;
+  p->v = static_cast<const char*>(p->v) + bytes * p->head_dim_v;
+  const PlanHeader& header = *p->header;
+  p->num_ctas = std::clamp<int64_t>(header.num_ctas, 0, p->num_ctas);
+  p->num_items = std::clamp<int64_t>(header.num_items, 0, p->num_items);
+  p->num_merges = std::clamp<int64_t>(header.num_merges, 0, p->num_merges);
+  p->num_parts = std::clamp<int64_t>(header.num_parts, 0, p->num_parts);
+}
+
 }  // namespace
 
-void match_call(Matcher& matcher, const AttentionOptions& options, const ffi::AnyBuffer& plan,
-                AttentionResults& results, AttentionCall* call) {
+void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& plan,
+                ffi::Dictionary attributes, AttentionCall* call) {
   AttentionParams& p = call->params;
+  const auto out = buffers.ret(0);          // [T, N, Hv]
+  const auto lse = buffers.ret(1);          // [T, N] f32
+  const auto partial_out = buffers.ret(2);  // [slots, slot_tokens, slot_heads, Hv] f32
+  const auto partial_lse = buffers.ret(3);  // [slots, slot_tokens, slot_heads] f32
   matcher.require(p.head_dim % 16 == 0 && p.head_dim > 0 && p.head_dim <= 256, "head_dim",
                   "must be a multiple of 16 and at most 256");
   matcher.require(p.head_dim_v % 16 == 0 && p.head_dim_v > 0 && p.head_dim_v <= 256, "head_dim_v",
                   "must be a multiple of 16 and at most 256");
-  PlanFacts facts;
-  const char* wrong = decode_plan_facts(options.facts.begin(), options.facts.size(), &facts);
+  ffi::Span<const int32_t> encoded;
+  matcher.attribute(attributes, "facts", &encoded)
+      .attribute(attributes, "scale", &p.scale)
+      .attribute(attributes, "logits_soft_cap", &p.logits_soft_cap)
+      .attribute(attributes, "is_causal", &p.is_causal)
+      .attribute<int32_t>(attributes, "window_left", &p.window_left)
+      .attribute<int32_t>(attributes, "window_right", &p.window_right)
+      .attribute(attributes, "use_softmax", &p.use_softmax);
+  if (!matcher.ok()) return;
+  const char* wrong = decode_plan_facts(encoded.begin(), encoded.size(), &call->facts);
   if (wrong != nullptr) {
     matcher.require(false, "facts:", wrong);
     return;
   }
+  const PlanFacts& facts = call->facts;
   matcher.require(facts.num_tokens == p.num_tokens && facts.num_seqs == p.num_seqs &&
                       facts.num_q_heads == p.num_q_heads && facts.num_kv_heads == p.num_kv_heads,
                   "facts", "do not agree with the operands");
@@ -73,49 +103,44 @@ void match_call(Matcher& matcher, const AttentionOptions& options, const ffi::An
   p.num_slots = layout.num_slots;
   p.slot_tokens = layout.slot_tokens;
   p.slot_heads = layout.slot_heads;
-  matcher.match("plan", plan, ffi::DataType::S32, {layout.size})
-      .match("lse", *results.lse, ffi::DataType::F32, {p.num_tokens, p.num_q_heads})
-      .shape("out", *results.out, {p.num_tokens, p.num_q_heads, p.head_dim_v})
-      .match("partial_out", *results.partial_out, ffi::DataType::F32,
-             {p.num_slots, p.slot_tokens, p.slot_heads, p.head_dim_v})
-      .match("partial_lse", *results.partial_lse, ffi::DataType::F32,
-             {p.num_slots, p.slot_tokens, p.slot_heads});
   ElementType out_type = p.q_type;
-  matcher.element_type("out", *results.out, &out_type)
+  matcher.match("plan", plan, ffi::DataType::S32, {layout.size})
+      .match("lse", lse, ffi::DataType::F32, {p.num_tokens, p.num_q_heads})
+      .element_type("out", out, &out_type)
       .require(out_type == p.q_type, "out", "must have the dtype of query")
-      .require(options.window_left >= 0 && options.window_right >= 0, "window", "is negative");
+      .require(out.element_count() == static_cast<size_t>(p.num_tokens * p.num_q_heads * p.head_dim_v),
+               "out", "must have shape [T, N, Hv]")
+      .match("partial_out", partial_out, ffi::DataType::F32,
+             {p.num_slots, p.slot_tokens, p.slot_heads, p.head_dim_v})
+      .match("partial_lse", partial_lse, ffi::DataType::F32,
+             {p.num_slots, p.slot_tokens, p.slot_heads})
+      .require(p.window_left >= 0 && p.window_right >= 0, "window", "is negative");
   if (!matcher.ok()) return;
 
-  p.scale = options.scale;
-  p.logits_soft_cap = options.logits_soft_cap;
-  p.is_causal = options.is_causal;
-  p.window_left = options.window_left;
-  p.window_right = options.window_right;
-  p.use_softmax = options.use_softmax;
-  p.out = results.out->untyped_data();
-  p.lse = static_cast<float*>(results.lse->untyped_data());
-  p.partial_out = static_cast<float*>(results.partial_out->untyped_data());
-  p.partial_lse = static_cast<float*>(results.partial_lse->untyped_data());
-
+  p.out = out.untyped_data();
+  p.lse = static_cast<float*>(lse.untyped_data());
+  p.partial_out = static_cast<float*>(partial_out.untyped_data());
+  p.partial_lse = static_cast<float*>(partial_lse.untyped_data());
   const int32_t* buffer = int32s(plan);
-  const auto& header = *reinterpret_cast<const PlanHeader*>(buffer);
+  p.header = reinterpret_cast<const PlanHeader*>(buffer);
+  p.cta_indptr = buffer + layout.cta_indptr;
   p.items = reinterpret_cast<const WorkItem*>(buffer + layout.items);
   p.merges = reinterpret_cast<const MergeItem*>(buffer + layout.merges);
   p.parts = buffer + layout.parts;
-  p.num_items = std::clamp<int64_t>(header.num_items, 0, layout.max_items);
-  p.num_merges = std::clamp<int64_t>(header.num_merges, 0, layout.max_merges);
-  p.num_parts = std::clamp<int64_t>(header.num_parts, 0, layout.max_parts);
-  call->cta_indptr = buffer + layout.cta_indptr;
-  call->num_ctas = std::clamp<int64_t>(header.num_ctas, 0, facts.num_ctas);
+  p.num_ctas = facts.num_ctas;
+  p.num_items = layout.max_items;
+  p.num_merges = layout.max_merges;
+  p.num_parts = layout.max_parts;
 }
 
-ffi::Future run_attention(ffi::ThreadPool pool, const AttentionCall& call) {
+ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
   auto job = std::make_shared<Job>();
-  job->call = call;
+  job->params = call.params;
+  read_on_host(&job->params);
   ffi::Future done(job->done);
   // The planner gives few CTAs to little work: one is not worth another thread.
   const int64_t workers =
-      std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), call.num_ctas));
+      std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), job->params.num_ctas));
   job->workers = workers;
   for (int64_t w = 1; w < workers; ++w) {
     auto task = [job]() mutable { work(*job); };
@@ -125,11 +150,27 @@ ffi::Future run_attention(ffi::ThreadPool pool, const AttentionCall& call) {
   return done;
 }
 
-ffi::Future failed(const ffi::Error& error) {
-  ffi::Promise promise;
-  ffi::Future future(promise);
-  promise.SetError(error);
-  return future;
+ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call) {
+  const AttentionParams& p = call.params;
+  const PlanFacts& facts = call.facts;
+  const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v);
+  const int64_t group = facts.q_heads_per_kv_head();
+  const int64_t most_rows = facts.tile_tokens(facts.num_tile_classes - 1) * group;
+  if (most_rows > tiles.prefill_rows) {
+    return ffi::Error::InvalidArgument("jaxinfer: the plan has tiles of more rows than the kernel");
+  }
+  Launch attend;
+  attend.grid_x = facts.num_ctas;
+  attend.threads = tiles.threads();
+  attend.shared_bytes = tiles.shared_bytes(most_rows > kMaxDecodeRows);
+  const ffi::Error error = launch(stream, attributes, "attention", attend, &p);
+  if (error.failure() || p.num_merges == 0) return error;
+  Launch merge;
+  merge.grid_x = p.num_merges;
+  merge.grid_y = p.slot_heads;
+  merge.threads = 128;
+  merge.overlaps_previous = true;
+  return launch(stream, attributes, "merge_split", merge, &p);
 }
 
 }  // namespace jaxinfer

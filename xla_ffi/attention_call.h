@@ -1,55 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// The part that the attention ops share: options, plan and results of a call, and the
-// run of its work items on XLA's thread pool.
+// What the attention ops share: options, plan and results of a call, and its run on XLA's
+// thread pool or on a CUDA stream.
 #pragma once
 
 #include "csrc/attention.h"
 #include "csrc/plan.h"
 #include "xla_ffi/check.h"
+#include "xla_ffi/kernel.h"
 
 namespace jaxinfer {
 
-// The static options of a call, one FFI attribute each.
-struct AttentionOptions {
-  ffi::Span<const int32_t> facts;  // PlanFacts
-  float scale;
-  float logits_soft_cap;  // 0: none
-  bool is_causal;
-  int32_t window_left, window_right;  // INT32_MAX: unbounded
-  bool use_softmax;
-};
-
-struct AttentionResults {
-  ffi::Result<ffi::AnyBuffer> out;          // [T, N, Hv]
-  ffi::Result<ffi::AnyBuffer> lse;          // [T, N] f32
-  ffi::Result<ffi::AnyBuffer> partial_out;  // [slots, slot_tokens, slot_heads, Hv] f32
-  ffi::Result<ffi::AnyBuffer> partial_lse;  // [slots, slot_tokens, slot_heads] f32
-};
-
-// A call ready to run: the parameters, and which items each CTA has.
+// A call ready to run.
 struct AttentionCall {
   AttentionParams params{};
-  const int32_t* cta_indptr = nullptr;
-  int64_t num_ctas = 0;
+  PlanFacts facts{};
 };
 
-// Fills what all ops have in common. `call.params` must hold the shapes already.
-void match_call(Matcher& matcher, const AttentionOptions& options, const ffi::AnyBuffer& plan,
-                AttentionResults& results, AttentionCall* call);
+// Matches the operands and results of one op against their documented shapes and fills
+// the parameters, without reading any operand: these may lie on a GPU.
+using MatchAttention = ffi::Error (*)(const Buffers&, ffi::Dictionary, AttentionCall*);
 
-// Runs the items of every CTA, then the merges.
-ffi::Future run_attention(ffi::ThreadPool pool, const AttentionCall& call);
+// The part of it that all ops share: plan, workspace, results (the four of every attention
+// target) and options. `call->params` must hold the shapes already.
+void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& plan,
+                ffi::Dictionary attributes, AttentionCall* call);
 
-// For handlers that find an operand they cannot use.
-ffi::Future failed(const ffi::Error& error);
+// Runs the items of every CTA on XLA's thread pool, then the merges.
+ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call);
+
+// Launches the kernel of csrc/attention.cuh and the merge behind it.
+ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call);
+
+template <MatchAttention match>
+ffi::Future attention_on_cpu(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                             ffi::Dictionary attributes) {
+  AttentionCall call;
+  const ffi::Error error = match({args, rets}, attributes, &call);
+  return error.failure() ? failed(error) : run_on_cpu(pool, std::move(call));
+}
+
+template <MatchAttention match>
+ffi::Error attention_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                             ffi::Dictionary attributes) {
+  AttentionCall call;
+  const ffi::Error error = match({args, rets}, attributes, &call);
+  return error.failure() ? error : run_on_cuda(stream, attributes, call);
+}
 
 }  // namespace jaxinfer
 
-XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(
-    jaxinfer::AttentionOptions, ::xla::ffi::StructMember<::xla::ffi::Span<const int32_t>>("facts"),
-    ::xla::ffi::StructMember<float>("scale"), ::xla::ffi::StructMember<float>("logits_soft_cap"),
-    ::xla::ffi::StructMember<bool>("is_causal"), ::xla::ffi::StructMember<int32_t>("window_left"),
-    ::xla::ffi::StructMember<int32_t>("window_right"),
-    ::xla::ffi::StructMember<bool>("use_softmax"));
+// The two targets of an attention op.
+#define JAXINFER_ATTENTION_TARGETS(Name, match)                                                 \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
+      Name, attention_on_cpu<match>,                                                            \
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs());         \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Name##Cuda, attention_on_cuda<match>,                           \
+                                ffi::Ffi::Bind()                                                \
+                                    .Ctx<ffi::PlatformStream<CUstream>>()                       \
+                                    .RemainingArgs()                                            \
+                                    .RemainingRets()                                            \
+                                    .Attrs(),                                                   \
+                                {ffi::Traits::kCmdBufferCompatible})

@@ -16,6 +16,30 @@ namespace jaxinfer {
 
 namespace ffi = xla::ffi;
 
+// The operands and results of a call, by position.
+class Buffers {
+ public:
+  Buffers(ffi::RemainingArgs args, ffi::RemainingRets rets) : args_(args), rets_(rets) {}
+
+  bool are(size_t num_args, size_t num_rets) const {
+    return args_.size() == num_args && rets_.size() == num_rets;
+  }
+  ffi::AnyBuffer arg(size_t i) const { return *args_.get<ffi::AnyBuffer>(i); }
+  ffi::AnyBuffer ret(size_t i) const { return **rets_.get<ffi::AnyBuffer>(i); }
+
+ private:
+  ffi::RemainingArgs args_;
+  ffi::RemainingRets rets_;
+};
+
+// For asynchronous handlers that find an operand they cannot use.
+inline ffi::Future failed(const ffi::Error& error) {
+  ffi::Promise promise;
+  ffi::Future future(promise);
+  promise.SetError(error);
+  return future;
+}
+
 // Collects the first mismatch. A dimension is a number, or a variable: its first use
 // binds it, later uses must agree.
 class Matcher {
@@ -90,6 +114,18 @@ class Matcher {
       default:
         return fail(name, "must be float32, float16 or bfloat16");
     }
+  }
+
+  template <typename T, typename V>
+  Matcher& attribute(ffi::Dictionary attributes, const char* name, V* value) {
+    const auto found = attributes.get<T>(name);
+    if (found.has_error()) return fail(name, "is missing among the attributes, or of another type");
+    *value = *found;
+    return *this;
+  }
+  template <typename T>
+  Matcher& attribute(ffi::Dictionary attributes, const char* name, T* value) {
+    return attribute<T, T>(attributes, name, value);
   }
 
   Matcher& require(bool condition, const char* name, const char* what) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// FFI target of jaxinfer.dot_product_attention on CPU: dense batches, bias and mask.
+// FFI targets of jaxinfer.dot_product_attention: dense batches, bias and mask.
 #include "xla_ffi/attention_call.h"
 #include "xla_ffi/targets.h"
 
@@ -20,23 +20,19 @@ void match_broadcast(Matcher& m, const char* name, const ffi::AnyBuffer& buffer,
   }
 }
 
-ffi::Future dot_product_attention(ffi::ThreadPool pool,
-                                  ffi::AnyBuffer query,      // [B, T, N, H]
-                                  ffi::AnyBuffer key,        // [B, S, K, H]
-                                  ffi::AnyBuffer value,      // [B, S, K, Hv]
-                                  ffi::AnyBuffer bias,       // [B|1, N|1, T|1, S|1], or empty
-                                  ffi::AnyBuffer mask,       // [B|1, N|1, T|1, S|1], or empty
-                                  ffi::AnyBuffer kv_starts,  // [B] b * S
-                                  ffi::AnyBuffer kv_lens,    // [B]
-                                  ffi::AnyBuffer cu_q_lens,  // [B + 1] b * T
-                                  ffi::AnyBuffer plan, ffi::Result<ffi::AnyBuffer> out,
-                                  ffi::Result<ffi::AnyBuffer> lse,
-                                  ffi::Result<ffi::AnyBuffer> partial_out,
-                                  ffi::Result<ffi::AnyBuffer> partial_lse,
-                                  AttentionOptions options) {
+ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCall* call) {
+  if (!buffers.are(9, 4)) return ffi::Error::InvalidArgument("jaxinfer: 9 operands, 4 results");
+  const auto query = buffers.arg(0);      // [B, T, N, H]
+  const auto key = buffers.arg(1);        // [B, S, K, H]
+  const auto value = buffers.arg(2);      // [B, S, K, Hv]
+  const auto bias = buffers.arg(3);       // [B|1, N|1, T|1, S|1], or empty
+  const auto mask = buffers.arg(4);       // [B|1, N|1, T|1, S|1], or empty
+  const auto kv_starts = buffers.arg(5);  // [B] b * S
+  const auto kv_lens = buffers.arg(6);    // [B]
+  const auto cu_q_lens = buffers.arg(7);  // [B + 1] b * T
+  const auto plan = buffers.arg(8);
   int64_t B = -1, T = -1, N = -1, H = -1, S = -1, K = -1, Hv = -1;
-  AttentionCall call;
-  AttentionParams& p = call.params;
+  AttentionParams& p = call->params;
   ElementType v_type{};
   Matcher m;
   m.shape("query", query, {&B, &T, &N, &H})
@@ -64,16 +60,10 @@ ffi::Future dot_product_attention(ffi::ThreadPool pool,
   }
   p.num_tokens = B * T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  AttentionResults results{out, lse, partial_out, partial_lse};
-  if (m.ok()) match_call(m, options, plan, results, &call);
-  // Positions of bias and mask come from the lengths; only these keep them in bounds.
-  for (int64_t b = 0; b < B && m.ok(); ++b) {
-    m.require(int32s(cu_q_lens)[b + 1] == (b + 1) * T && int32s(kv_starts)[b] == b * S &&
-                  int32s(kv_lens)[b] <= S,
-              "cu_q_lens, kv_starts and kv_lens", "must be those of dense batches");
-  }
-  if (!m.ok()) return failed(m.error());
+  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (!m.ok()) return m.error();
 
+  p.dense_q_len = T, p.dense_kv_len = S;
   p.is_top_left = true;
   p.kv.kv_starts = int32s(kv_starts);
   p.kv.num_lists = B, p.kv.num_pages = B * S;
@@ -82,27 +72,11 @@ ffi::Future dot_product_attention(ffi::ThreadPool pool,
   p.v = value.untyped_data();
   p.kv_lens = int32s(kv_lens);
   p.cu_q_lens = int32s(cu_q_lens);
-  return run_attention(pool, call);
+  return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DotProductAttention, dot_product_attention,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attrs<AttentionOptions>());
+JAXINFER_ATTENTION_TARGETS(DotProductAttention, match);
 
 }  // namespace jaxinfer

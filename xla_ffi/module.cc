@@ -7,6 +7,7 @@
 
 #include "csrc/attention.h"
 #include "csrc/plan.h"
+#include "xla_ffi/kernel.h"
 #include "xla_ffi/targets.h"
 
 namespace py = pybind11;
@@ -50,6 +51,19 @@ Int32s host_plan(const Int32s& encoded, const Int32s& cu_q_lens, const Int32s& k
   return buffer;
 }
 
+// `resolve` is called on a thread of XLA. Its exceptions become errors of the program.
+void set_python_resolver(py::function resolve) {
+  auto* held = new py::function(std::move(resolve));  // lives as long as the process
+  set_kernel_resolver([held](const std::string& digest) -> ResolvedKernel {
+    py::gil_scoped_acquire gil;
+    try {
+      return {true, std::string((*held)(digest).cast<py::bytes>())};
+    } catch (py::error_already_set& error) {
+      return {false, std::string(py::str(error.value()))};
+    }
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -59,17 +73,31 @@ PYBIND11_MODULE(_native, m) {
   m.def("plan_layout", &layout_dict, py::arg("facts"));
   m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
 
-  py::dict targets;
-  auto add = [&](const char* name, XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
-    targets[name] = py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
+  auto capsule = [](XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
+    return py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
   };
-  add("plan", Plan);
-  add("ragged_paged_attention", RaggedPagedAttention);
-  add("ragged_attention", RaggedAttention);
-  add("dot_product_attention", DotProductAttention);
-  add("update_kv_pages", UpdateKvPages);
-  add("merge_partials", MergePartials);
-  m.attr("ffi_targets") = targets;
+  py::dict cpu, cuda;
+  cpu["plan"] = capsule(Plan);
+  cpu["ragged_paged_attention"] = capsule(RaggedPagedAttention);
+  cpu["ragged_attention"] = capsule(RaggedAttention);
+  cpu["dot_product_attention"] = capsule(DotProductAttention);
+  cpu["update_kv_pages"] = capsule(UpdateKvPages);
+  cpu["merge_partials"] = capsule(MergePartials);
+  cuda["ragged_paged_attention"] = capsule(RaggedPagedAttentionCuda);
+  cuda["ragged_attention"] = capsule(RaggedAttentionCuda);
+  cuda["dot_product_attention"] = capsule(DotProductAttentionCuda);
+  m.attr("cpu_targets") = cpu;
+  m.attr("cuda_targets") = cuda;
+  m.attr("cuda_initialize") = capsule(InitializeCuda);
+
+  m.def(
+      "register_kernel",
+      [](std::string digest, const py::bytes& cubin) {
+        register_kernel(std::move(digest), std::string(cubin));
+      },
+      py::arg("digest"), py::arg("cubin"));
+  m.def("set_kernel_resolver", &set_python_resolver, py::arg("resolve"));
+  m.def("handler_calls", &handler_calls);
 }
 
 }  // namespace jaxinfer

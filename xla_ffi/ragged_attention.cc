@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// FFI target of jaxinfer.ragged_attention on CPU: keys and values without pages.
+// FFI targets of jaxinfer.ragged_attention: keys and values without pages.
 #include "xla_ffi/attention_call.h"
 #include "xla_ffi/targets.h"
 
 namespace jaxinfer {
 namespace {
 
-ffi::Future ragged_attention(ffi::ThreadPool pool,
-                             ffi::AnyBuffer query,      // [T, N, H]
-                             ffi::AnyBuffer key,        // [S, K, H]
-                             ffi::AnyBuffer value,      // [S, K, Hv]
-                             ffi::AnyBuffer kv_starts,  // [B]
-                             ffi::AnyBuffer kv_lens,    // [B]
-                             ffi::AnyBuffer cu_q_lens,  // [B + 1]
-                             ffi::AnyBuffer k_scale,    // [K], or empty
-                             ffi::AnyBuffer v_scale,    // [K], or empty
-                             ffi::AnyBuffer sink,       // [N], or empty
-                             ffi::AnyBuffer plan, ffi::Result<ffi::AnyBuffer> out,
-                             ffi::Result<ffi::AnyBuffer> lse,
-                             ffi::Result<ffi::AnyBuffer> partial_out,
-                             ffi::Result<ffi::AnyBuffer> partial_lse, AttentionOptions options) {
+ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCall* call) {
+  if (!buffers.are(10, 4)) return ffi::Error::InvalidArgument("jaxinfer: 10 operands, 4 results");
+  const auto query = buffers.arg(0);      // [T, N, H]
+  const auto key = buffers.arg(1);        // [S, K, H]
+  const auto value = buffers.arg(2);      // [S, K, Hv]
+  const auto kv_starts = buffers.arg(3);  // [B]
+  const auto kv_lens = buffers.arg(4);    // [B]
+  const auto cu_q_lens = buffers.arg(5);  // [B + 1]
+  const auto k_scale = buffers.arg(6);    // [K], or empty
+  const auto v_scale = buffers.arg(7);    // [K], or empty
+  const auto sink = buffers.arg(8);       // [N], or empty
+  const auto plan = buffers.arg(9);
   int64_t T = -1, N = -1, H = -1, S = -1, K = -1, Hv = -1, B = -1, B1 = -1;
-  AttentionCall call;
-  AttentionParams& p = call.params;
+  AttentionParams& p = call->params;
   ElementType v_type{};
   Matcher m;
   m.shape("query", query, {&T, &N, &H})
@@ -44,9 +41,8 @@ ffi::Future ragged_attention(ffi::ThreadPool pool,
   if (m.match_optional("attention_sink", sink, ffi::F32, {N})) p.sink = floats(sink);
   p.num_tokens = T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  AttentionResults results{out, lse, partial_out, partial_lse};
-  if (m.ok()) match_call(m, options, plan, results, &call);
-  if (!m.ok()) return failed(m.error());
+  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (!m.ok()) return m.error();
 
   p.kv.kv_starts = int32s(kv_starts);
   p.kv.num_lists = B, p.kv.num_pages = S;
@@ -55,28 +51,11 @@ ffi::Future ragged_attention(ffi::ThreadPool pool,
   p.v = value.untyped_data();
   p.kv_lens = int32s(kv_lens);
   p.cu_q_lens = int32s(cu_q_lens);
-  return run_attention(pool, call);
+  return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RaggedAttention, ragged_attention,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attrs<AttentionOptions>());
+JAXINFER_ATTENTION_TARGETS(RaggedAttention, match);
 
 }  // namespace jaxinfer

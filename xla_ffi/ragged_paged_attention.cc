@@ -1,33 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// FFI target of jaxinfer.ragged_paged_attention on CPU.
+// FFI targets of jaxinfer.ragged_paged_attention.
 #include "xla_ffi/attention_call.h"
 #include "xla_ffi/targets.h"
 
 namespace jaxinfer {
 namespace {
 
-ffi::Future ragged_paged_attention(
-    ffi::ThreadPool pool,
-    ffi::AnyBuffer query,        // [T, N, H]
-    ffi::AnyBuffer k_pages,      // [L, P, page_size, K, H], or without L
-    ffi::AnyBuffer v_pages,      // [L, P, page_size, K, Hv], or without L
-    ffi::AnyBuffer page_table,   // [B, max_pages] or page_indices
-    ffi::AnyBuffer page_indptr,  // [B + 1], or empty
-    ffi::AnyBuffer kv_lens,      // [B]
-    ffi::AnyBuffer cu_q_lens,    // [B + 1]
-    ffi::AnyBuffer layer,        // [], or empty: pages of one layer
-    ffi::AnyBuffer k_scale,      // [K], or empty
-    ffi::AnyBuffer v_scale,      // [K], or empty
-    ffi::AnyBuffer sink,         // [N], or empty
-    ffi::AnyBuffer plan, ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> lse,
-    ffi::Result<ffi::AnyBuffer> partial_out, ffi::Result<ffi::AnyBuffer> partial_lse,
-    AttentionOptions options) {
+ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCall* call) {
+  if (!buffers.are(12, 4)) return ffi::Error::InvalidArgument("jaxinfer: 12 operands, 4 results");
+  const auto query = buffers.arg(0);        // [T, N, H]
+  const auto k_pages = buffers.arg(1);      // [L, P, page_size, K, H], or without L
+  const auto v_pages = buffers.arg(2);      // [L, P, page_size, K, Hv], or without L
+  const auto page_table = buffers.arg(3);   // [B, max_pages] or page_indices
+  const auto page_indptr = buffers.arg(4);  // [B + 1], or empty
+  const auto kv_lens = buffers.arg(5);      // [B]
+  const auto cu_q_lens = buffers.arg(6);    // [B + 1]
+  const auto layer = buffers.arg(7);        // [], or empty: pages of one layer
+  const auto k_scale = buffers.arg(8);      // [K], or empty
+  const auto v_scale = buffers.arg(9);      // [K], or empty
+  const auto sink = buffers.arg(10);        // [N], or empty
+  const auto plan = buffers.arg(11);
   int64_t T = -1, N = -1, H = -1, L = -1, P = -1, page_size = -1, K = -1, Hv = -1, B = -1;
   int64_t max_pages = -1, num_page_indices = -1, B1 = -1;
-  AttentionCall call;
-  AttentionParams& p = call.params;
+  AttentionParams& p = call->params;
   ElementType v_type{};
   Matcher m;
   const bool is_stacked = m.match_optional("layer", layer, ffi::S32, {});
@@ -58,42 +55,22 @@ ffi::Future ragged_paged_attention(
   if (m.match_optional("attention_sink", sink, ffi::F32, {N})) p.sink = floats(sink);
   p.num_tokens = T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  AttentionResults results{out, lse, partial_out, partial_lse};
-  if (m.ok()) match_call(m, options, plan, results, &call);
-  if (!m.ok()) return failed(m.error());
+  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (!m.ok()) return m.error();
 
   p.kv.num_lists = B, p.kv.num_pages = P, p.kv.page_size = page_size;
-  const int64_t clamped = is_stacked ? std::clamp<int64_t>(*int32s(layer), 0, L - 1) : 0;
-  const int64_t bytes = P * page_size * K * element_bytes(p.kv_type);  // per head dim element
+  p.layer = is_stacked ? int32s(layer) : nullptr;
+  p.num_layers = L;
   p.q = query.untyped_data();
-  p.k = static_cast<const char*>(k_pages.untyped_data()) + clamped * bytes * H;
-  p.v = static_cast<const char*>(v_pages.untyped_data()) + clamped * bytes * Hv;
+  p.k = k_pages.untyped_data();
+  p.v = v_pages.untyped_data();
   p.kv_lens = int32s(kv_lens);
   p.cu_q_lens = int32s(cu_q_lens);
-  return run_attention(pool, call);
+  return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(RaggedPagedAttention, ragged_paged_attention,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attrs<AttentionOptions>());
+JAXINFER_ATTENTION_TARGETS(RaggedPagedAttention, match);
 
 }  // namespace jaxinfer

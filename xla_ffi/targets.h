@@ -15,6 +15,12 @@ XLA_FFI_Error* RaggedAttention(XLA_FFI_CallFrame*);
 XLA_FFI_Error* DotProductAttention(XLA_FFI_CallFrame*);
 XLA_FFI_Error* UpdateKvPages(XLA_FFI_CallFrame*);
 XLA_FFI_Error* MergePartials(XLA_FFI_CallFrame*);
+
+// On CUDA, stage "execute"; the stage before it is the same for all.
+XLA_FFI_Error* RaggedPagedAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RaggedAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* DotProductAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* InitializeCuda(XLA_FFI_CallFrame*);
 }
 
 }  // namespace jaxinfer

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// Kernels that were compiled at lowering: from the digest in the program to a launch.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "csrc/cuda_driver.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace jaxinfer {
+
+namespace ffi = xla::ffi;
+
+// Keeps a cubin under its digest. Called while a program is lowered.
+void register_kernel(std::string digest, std::string cubin);
+
+// Asked for the cubin of a digest that nothing was registered under: the program was
+// exported, or came from a compilation cache. Returns the cubin or, with `ok` false, a
+// text that says what to do.
+struct ResolvedKernel {
+  bool ok;
+  std::string cubin_or_error;
+};
+using KernelResolver = std::function<ResolvedKernel(const std::string& digest)>;
+void set_kernel_resolver(KernelResolver resolver);
+
+// Stage "initialize" of every CUDA target: loads the kernel named by the attributes
+// `kernel` (digest) and `cubin` ([0], or the number of bytes and the bytes themselves)
+// on the current device. Execute may run during capture, when nothing can be loaded.
+ffi::Error load_kernel(ffi::Dictionary attributes);
+
+struct Launch {
+  unsigned grid_x = 1, grid_y = 1, grid_z = 1;
+  unsigned threads = 1;
+  unsigned shared_bytes = 0;
+  bool overlaps_previous = false;  // starts while the kernel before it still runs (PDL)
+};
+
+// Launches entry point `entry` of the loaded kernel; its only parameter is a struct.
+ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
+                  const Launch& launch, const void* params);
+
+// How many times any CUDA handler was executed by the host: none on graph replay.
+long handler_calls();
+
+}  // namespace jaxinfer
