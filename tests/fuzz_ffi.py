@@ -72,7 +72,8 @@ def check_text(call: Call, text: str) -> None:
     """INVALID_ARGUMENT, and the name of something in the signature."""
     signature = fuzz_calls.fields(", ".join(fuzz_calls.SIGNATURES[call.op]))
     names = "|".join((*(name for name, _, _ in signature), *SIZES))
-    ours = re.search(rf"(jaxinfer: |plan ).*\b({names})\b", text)
+    attribute = re.search(r"jaxinfer: \w+ is missing among the attributes", text)
+    ours = re.search(rf"(jaxinfer: |plan ).*\b({names})\b", text) or attribute
     if not text.startswith("INVALID_ARGUMENT") or not (ours or DECODER.search(text)):
         raise WrongError(f"not a clear text: {text!r}")
 
