@@ -28,9 +28,9 @@ struct KvLayout {
 struct AttentionParams {
   int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, head_dim_v, num_seqs;
   ElementType q_type, kv_type;
-  const void* q;  // [T, N, H]
-  const void* k;  // [L, P, page_size, K, H]; contiguous: [S, K, H]
-  const void* v;  // [L, P, page_size, K, Hv]
+  const void* q;                   // [T, N, H]
+  const void* k;                   // [L, P, page_size, K, H]; contiguous: [S, K, H]
+  const void* v;                   // [L, P, page_size, K, Hv]
   const int32_t* layer = nullptr;  // [], which of the L to read
   int64_t num_layers = 1;
   KvLayout kv;

@@ -18,18 +18,21 @@ struct AttentionTiles {
   int prefill_bytes;  // shared memory of the prefill tile
 
   constexpr int threads() const { return warps * 32; }
-  constexpr int shared_bytes(bool has_prefill) const {
-    return has_prefill && prefill_bytes > decode_bytes ? prefill_bytes : decode_bytes;
-  }
+  constexpr int shared_bytes(int tile_rows) const;
 };
 
-constexpr int kDecodeKeys = 16;       // keys of a warp's step: the k of one mma
-constexpr int kMaxDecodeRows = 16;    // packed rows of a decode tile: two n8 of an mma
-constexpr int kPanel = 64;            // elements of a 128-byte row of shared memory
-constexpr int kItemsAtOnce = 32;      // work items whose bounds are looked up together
-constexpr int kItemBytes = 48;        // of one of these
-constexpr int kOutPad = 4;            // floats: rows of the merge buffer avoid bank conflicts
-constexpr int kMostInFlight = 131072; // more bytes in flight per SM measured slower
+constexpr int kDecodeKeys = 16;        // keys of a warp's step: the k of one mma
+constexpr int kMaxDecodeRows = 16;     // packed rows of a decode tile: two n8 of an mma
+constexpr int kPanel = 64;             // elements of a 128-byte row of shared memory
+constexpr int kItemsAtOnce = 32;       // work items whose bounds are looked up together
+constexpr int kItemBytes = 48;         // of one of these
+constexpr int kOutPad = 4;             // floats: rows of the merge buffer avoid bank conflicts
+constexpr int kMostInFlight = 131072;  // more bytes in flight per SM measured slower
+
+// A plan whose tiles have at most `tile_rows` packed rows needs the decode tile for this many,
+// and the prefill tile for what is larger.
+constexpr int decode_rows(int tile_rows) { return tile_rows <= 8 ? 8 : kMaxDecodeRows; }
+constexpr bool has_prefill(int tile_rows) { return tile_rows > kMaxDecodeRows; }
 
 // Bytes of a row of K or V in shared memory.
 constexpr int panel_bytes(int head_dim) { return (head_dim + kPanel - 1) / kPanel * 128; }
@@ -48,8 +51,12 @@ constexpr AttentionTiles attention_tiles(int head_dim, int head_dim_v) {
   t.prefill_keys = 64;
   // Q, two stages of K and V, the bounds of each row and the rows of the cache.
   t.prefill_bytes = t.prefill_rows * panel_bytes(head_dim) + 2 * t.prefill_keys * row +
-                    t.prefill_rows * 16 + 2 * t.prefill_keys * 4 + items;
+                    t.prefill_rows * 8 + 4 * t.prefill_keys * 4 + items;
   return t;
+}
+
+constexpr int AttentionTiles::shared_bytes(int tile_rows) const {
+  return has_prefill(tile_rows) && prefill_bytes > decode_bytes ? prefill_bytes : decode_bytes;
 }
 
 }  // namespace jaxinfer

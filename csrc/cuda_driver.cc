@@ -15,7 +15,8 @@ std::optional<CudaDriver> open_driver() {
   CudaDriver driver;
   bool complete = true;
   auto find = [&](const char* name, auto* function) {
-    *function = reinterpret_cast<std::remove_reference_t<decltype(*function)>>(dlsym(library, name));
+    *function =
+        reinterpret_cast<std::remove_reference_t<decltype(*function)>>(dlsym(library, name));
     complete = complete && *function != nullptr;
   };
   find("cuGetErrorString", &driver.cuGetErrorString);

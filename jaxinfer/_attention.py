@@ -3,6 +3,7 @@
 """What the three attention ops share: options, absent operands, the kernel call."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 
 from jaxinfer import _check
 from jaxinfer._compat import call_target, out_type
-from jaxinfer._plan import PlanFacts
+from jaxinfer._library import kernel_attributes
+from jaxinfer._plan import PlanFacts, gpu_arch
+from jaxinfer.jit import KernelSpec
 
 _UNBOUNDED = np.iinfo(np.int32).max
 
@@ -115,6 +118,61 @@ def result_types(query: Any, head_dim_v: int) -> list[Any]:
     ]
 
 
+# ElementType in csrc/attention.h.
+_ELEMENT_TYPES = {jnp.dtype(jnp.float16): 1, jnp.dtype(jnp.bfloat16): 2}
+
+
+def cuda_kernel(
+    query: Any,
+    key: Any,
+    value: Any,
+    options: AttentionOptions,
+    facts: PlanFacts,
+    *,
+    page_size: int = 0,
+    **has: bool,
+) -> KernelSpec | None:
+    """The CUDA kernel of an attention call; None for what csrc/attention.cuh does not do.
+
+    Args:
+      query: [..., N, H].
+      key: [..., K, H].
+      value: [..., K, Hv].
+      options: of the call.
+      facts: of the plan.
+      page_size: 0 = contiguous keys.
+      **has: which of stacked, csr, k_scale, v_scale, sink, bias and mask are given.
+    """
+    head_dim, head_dim_v = key.shape[-1], value.shape[-1]
+    dtype = jnp.dtype(query.dtype)
+    lead = key.shape[1:-2] if has.get("stacked") else key.shape[:-2]
+    if dtype not in _ELEMENT_TYPES or key.dtype != dtype or math.prod(lead) >= 2**31:
+        return None
+    # Values much wider than keys would not fit the shared memory of eight warps.
+    most_rows = 128 if head_dim <= 128 else 64
+    if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > most_rows:
+        return None
+    constants = {
+        "kType": _ELEMENT_TYPES[dtype],
+        "kHeadDim": head_dim,
+        "kHeadDimV": head_dim_v,
+        "kGroup": facts.num_q_heads // facts.num_kv_heads,
+        "kPageSize": page_size,
+        "kTileRows": facts.tile_rows,
+        "kIsStacked": has.get("stacked", False),
+        "kIsCsr": has.get("csr", False),
+        "kIsScalePositive": options.scale > 0,
+        "kUseSoftmax": options.use_softmax,
+        "kHasSoftCap": options.logits_soft_cap is not None,
+        "kHasKScale": has.get("k_scale", False),
+        "kHasVScale": has.get("v_scale", False),
+        "kHasSink": has.get("sink", False),
+        "kHasBias": has.get("bias", False),
+        "kHasMask": has.get("mask", False),
+    }
+    return KernelSpec("attention", gpu_arch(), tuple(constants.items()))
+
+
 def call_kernel(
     name: str,
     operands: tuple[jax.Array, ...],
@@ -122,6 +180,7 @@ def call_kernel(
     dtype: Any,
     options: AttentionOptions,
     facts: PlanFacts,
+    kernel: KernelSpec | None = None,
 ) -> list[jax.Array]:
     """Calls an attention target; its workspace is two more results.
 
@@ -132,6 +191,7 @@ def call_kernel(
       dtype: of out.
       options: of the call.
       facts: of the plan; they size the workspace.
+      kernel: on CUDA, what to compile.
 
     Returns:
       [out, lse].
@@ -146,4 +206,6 @@ def call_kernel(
         jax.ShapeDtypeStruct(slots, f32),
     ]
     attributes = options.attributes | {"facts": facts.encoded}
+    if kernel is not None:
+        attributes |= kernel_attributes(kernel)
     return list(call_target(name, results, *operands, **attributes)[:2])

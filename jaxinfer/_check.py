@@ -103,11 +103,6 @@ def implementation(value: str | None) -> None:
         raise ValueError(
             f"implementation must be one of {IMPLEMENTATIONS}, got {value!r}"
         )
-    if value == "cuda":
-        raise NotImplementedError(
-            "implementation='cuda' is not in this version; None runs the reference on "
-            "GPUs, as 'xla' does"
-        )
 
 
 def window(value: Any) -> tuple[int | None, int | None]:

@@ -28,6 +28,7 @@ def define_op(
     cpu: Callable[..., Arrays],
     reference: Callable[..., Arrays],
     batch: Callable[..., tuple[Arrays, Sequence[int]]],
+    cuda: Callable[..., Arrays] | None = None,
 ) -> Primitive:
     """Makes a primitive of an op: one name from the call down to the kernel.
 
@@ -38,11 +39,14 @@ def define_op(
       reference: the same in plain jnp. Runs where there is no kernel for the platform,
         and for every derivative.
       batch: (operands, axes, **params) -> (results, axes), the rule for vmap.
+      cuda: as cpu, on NVIDIA GPUs. Called only while a program is lowered for one, so
+        this is where kernels are compiled. Returns None for what no kernel does: then
+        the reference runs, or raises if implementation="cuda" was asked for.
 
     Returns:
       A primitive with several results. Its parameters are static and hashable;
-      parameter `implementation` chooses what runs: "cpu" and "xla" as asked, None
-      the kernel where the platform has one and the reference elsewhere.
+      parameter `implementation` chooses what runs: "cpu", "cuda" and "xla" as asked,
+      None the kernel where the platform has one and the reference elsewhere.
     """
     op = _Op(f"jaxinfer_{name}")
     op.multiple_results = True
@@ -52,22 +56,30 @@ def define_op(
     def abstract_eval(*avals, **params):
         return [_vary_like(aval, avals[0]) for aval in out_types(*avals, **params)]
 
-    def lower_cpu(*operands, **params):
-        run = reference if params.get("implementation") == "xla" else cpu
-        return run(*operands, **params)
+    def lower(platform, kernel):
+        def run(*operands, **params):
+            asked = params.get("implementation")
+            if asked not in (None, "xla", platform):
+                raise ValueError(
+                    f"{name}: implementation={asked!r} was asked for, but the program "
+                    f"is being compiled for another platform; use None, 'xla' or a "
+                    f"{asked.upper()} device"
+                )
+            results = None
+            if kernel is not None and asked != "xla":
+                results = kernel(*operands, **params)
+            if results is None and asked == platform:
+                raise NotImplementedError(
+                    f"{name}: no {platform} kernel for {jax.typeof(operands[0])}; use "
+                    "implementation=None or 'xla'"
+                )
+            return reference(*operands, **params) if results is None else results
 
-    def lower_elsewhere(*operands, **params):
-        if params.get("implementation") == "cpu":
-            raise ValueError(
-                f"{name}: implementation='cpu' was asked for, but the program is being "
-                "compiled for another platform; use None, 'xla' or a CPU device"
-            )
-        return reference(*operands, **params)
+        return mlir.lower_fun(run, multiple_results=True)
 
-    mlir.register_lowering(
-        op, mlir.lower_fun(lower_cpu, multiple_results=True), platform="cpu"
-    )
-    mlir.register_lowering(op, mlir.lower_fun(lower_elsewhere, multiple_results=True))
+    mlir.register_lowering(op, lower("cpu", cpu), platform="cpu")
+    mlir.register_lowering(op, lower("cuda", cuda), platform="cuda")
+    mlir.register_lowering(op, lower("xla", None))
     batching.primitive_batchers[op] = batch
 
     def jvp(primals, tangents, **params):

@@ -4,10 +4,11 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from jaxinfer import _native
+from jaxinfer import _native, jit
 
 # Part of every target name: raised when operands or attributes change, so that a cached
 # or exported program of an older version fails by name instead of by contents.
@@ -46,3 +47,15 @@ def register_targets() -> None:
     for op, handler in _native.cuda_targets.items():
         stages = {"initialize": _native.cuda_initialize, "execute": handler}
         jax.ffi.register_ffi_target(target_name(op), stages, platform="CUDA")
+    _native.set_kernel_resolver(jit.resolve)
+
+
+def kernel_attributes(spec: jit.KernelSpec) -> dict[str, Any]:
+    """Compiles a kernel, if it has to be, and names it in the attributes of a call.
+
+    To be used while a program is lowered. The name is a digest of all that the kernel
+    is made from; with embed_kernels() the program carries the kernel itself too.
+    """
+    digest = jit.load(spec)
+    cubin = jit.find(digest) if jit.is_embedding() else None
+    return {"kernel": digest, "cubin": jit.encode_cubin(cubin)}

@@ -38,7 +38,8 @@ class PlanConfig:
     Attributes:
       arch: what runs the plan, e.g. "cpu", "sm_90a"; for the reader only.
       num_ctas: CTAs to use: the streaming multiprocessors, or a budget of them.
-      tile_classes: from the smallest tile to the largest, at most four.
+      tile_classes: from the smallest tile to the largest, at most four; None = those of
+        the CUDA kernels for the shapes of the plan.
       kv_heads_per_item: KV heads that one work item covers; None = all of them.
       min_cost: least cost worth a CTA of its own.
       min_keys_per_row: fewest keys per packed decode row worth one. 40 keeps the
@@ -51,7 +52,7 @@ class PlanConfig:
 
     arch: str
     num_ctas: int
-    tile_classes: tuple[TileClass, ...]
+    tile_classes: tuple[TileClass, ...] | None = None
     kv_heads_per_item: int | None = 1
     min_cost: int = 1
     min_keys_per_row: int = 40
@@ -60,9 +61,10 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Checks what the planner does not."""
-        if not 1 <= len(self.tile_classes) <= 4:
+        classes = self.tile_classes
+        if classes is not None and not 1 <= len(classes) <= 4:
             raise ValueError(
-                f"tile_classes must be 1 to 4 TileClass, got {len(self.tile_classes)}"
+                f"tile_classes must be 1 to 4 TileClass, got {len(classes)}"
             )
 
     @classmethod
@@ -75,8 +77,7 @@ class PlanConfig:
     @classmethod
     def gpu(cls, arch: str = "sm_90a", num_ctas: int = 132) -> "PlanConfig":
         """For GPU kernels: one KV head an item."""
-        tiles = (TileClass(rows=16, keys=16, cost=1), TileClass(128, 128, 6))
-        return cls(arch, num_ctas, tiles)
+        return cls(arch, num_ctas)
 
     @classmethod
     def default(cls) -> "PlanConfig":
@@ -101,6 +102,23 @@ def _parse_target(target: str) -> PlanConfig:
     if match[1] == "cpu":
         return PlanConfig.cpu(count)
     return PlanConfig.gpu(match[1], count or 132)
+
+
+def gpu_arch() -> str:
+    """The architecture to compile kernels for: of the target, else of the device."""
+    arch = PlanConfig.default().arch
+    return arch if arch.startswith("sm_") else "sm_90a"
+
+
+def _gpu_tile_classes(facts: "PlanFacts") -> tuple[TileClass, ...]:
+    """The tiles of csrc/attention.cuh; costs in what 16 keys of a decode tile take."""
+    group = facts.num_q_heads // facts.num_kv_heads
+    prefill = TileClass(128 if facts.head_dim <= 128 else 64, 128, 13)
+    if group > 16:
+        return (prefill,)
+    if facts.num_tokens == facts.num_seqs:  # one token each, most likely
+        return (TileClass(8 if group <= 8 else 16, 16, 1),)
+    return (TileClass(16, 16, 1), prefill)
 
 
 @functools.lru_cache(None)
@@ -143,10 +161,21 @@ class PlanFacts:
     )
 
     @functools.cached_property
+    def tile_classes(self) -> tuple[TileClass, ...]:
+        """Those of the configuration, or of the CUDA kernels if it leaves the choice."""
+        return self.config.tile_classes or _gpu_tile_classes(self)
+
+    @property
+    def tile_rows(self) -> int:
+        """Most packed rows that a tile of the plan has."""
+        group = self.num_q_heads // self.num_kv_heads
+        return max(1, self.tile_classes[-1].rows // group) * group
+
+    @functools.cached_property
     def encoded(self) -> np.ndarray:
         """The fields as int32, in the order of PlanFacts in csrc/plan.h."""
         config = self.config
-        classes = config.tile_classes
+        classes = self.tile_classes
         left, right = (
             _UNBOUNDED if side is None else side for side in self.local_window_size
         )

@@ -108,8 +108,9 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
       .match("lse", lse, ffi::DataType::F32, {p.num_tokens, p.num_q_heads})
       .element_type("out", out, &out_type)
       .require(out_type == p.q_type, "out", "must have the dtype of query")
-      .require(out.element_count() == static_cast<size_t>(p.num_tokens * p.num_q_heads * p.head_dim_v),
-               "out", "must have shape [T, N, Hv]")
+      .require(
+          out.element_count() == static_cast<size_t>(p.num_tokens * p.num_q_heads * p.head_dim_v),
+          "out", "must have shape [T, N, Hv]")
       .match("partial_out", partial_out, ffi::DataType::F32,
              {p.num_slots, p.slot_tokens, p.slot_heads, p.head_dim_v})
       .match("partial_lse", partial_lse, ffi::DataType::F32,
@@ -162,7 +163,7 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   Launch attend;
   attend.grid_x = facts.num_ctas;
   attend.threads = tiles.threads();
-  attend.shared_bytes = tiles.shared_bytes(most_rows > kMaxDecodeRows);
+  attend.shared_bytes = tiles.shared_bytes(most_rows);
   const ffi::Error error = launch(stream, attributes, "attention", attend, &p);
   if (error.failure() || p.num_merges == 0) return error;
   Launch merge;

@@ -52,14 +52,14 @@ ffi::Error attention_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::Rema
 }  // namespace jaxinfer
 
 // The two targets of an attention op.
-#define JAXINFER_ATTENTION_TARGETS(Name, match)                                                 \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                \
-      Name, attention_on_cpu<match>,                                                            \
-      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs());         \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(Name##Cuda, attention_on_cuda<match>,                           \
-                                ffi::Ffi::Bind()                                                \
-                                    .Ctx<ffi::PlatformStream<CUstream>>()                       \
-                                    .RemainingArgs()                                            \
-                                    .RemainingRets()                                            \
-                                    .Attrs(),                                                   \
+#define JAXINFER_ATTENTION_TARGETS(Name, match)                                         \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                        \
+      Name, attention_on_cpu<match>,                                                    \
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs()); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(Name##Cuda, attention_on_cuda<match>,                   \
+                                ffi::Ffi::Bind()                                        \
+                                    .Ctx<ffi::PlatformStream<CUstream>>()               \
+                                    .RemainingArgs()                                    \
+                                    .RemainingRets()                                    \
+                                    .Attrs(),                                           \
                                 {ffi::Traits::kCmdBufferCompatible})

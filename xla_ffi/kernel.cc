@@ -15,8 +15,9 @@ namespace jaxinfer {
 namespace {
 
 // Entry points a cubin may have: all are loaded together.
-constexpr const char* kEntries[] = {"attention",      "merge_split", "make_plan", "update_kv_pages",
-                                    "merge_partials", "rope",        "rope_update_kv_pages"};
+constexpr const char* kEntries[] = {"attention",           "merge_split",    "make_plan",
+                                    "update_kv_pages",     "merge_partials", "rope",
+                                    "rope_update_kv_pages"};
 
 struct Kernel {
   std::string cubin;
@@ -68,7 +69,8 @@ ffi::ErrorOr<Kernel*> resolve(std::string_view digest, ffi::Span<const int32_t> 
   }
   ResolvedKernel found{false, "jaxinfer: kernel " + std::string(digest) + " is not loaded"};
   if (resolver) found = resolver(std::string(digest));
-  if (!found.ok) return ffi::Unexpected(ffi::Error(ffi::ErrorCode::kNotFound, found.cubin_or_error));
+  if (!found.ok)
+    return ffi::Unexpected(ffi::Error(ffi::ErrorCode::kNotFound, found.cubin_or_error));
   register_kernel(std::string(digest), std::move(found.cubin_or_error));
   return find(digest);
 }
@@ -176,8 +178,7 @@ ffi::Error initialize(ffi::RemainingArgs, ffi::RemainingRets, ffi::Dictionary at
 }
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    InitializeCuda, initialize,
-    ffi::Ffi::BindInitialize().RemainingArgs().RemainingRets().Attrs());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(InitializeCuda, initialize,
+                              ffi::Ffi::BindInitialize().RemainingArgs().RemainingRets().Attrs());
 
 }  // namespace jaxinfer

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinfer import _check, _fold
-from jaxinfer._attention import absent, call_kernel, make_options
+from jaxinfer._attention import absent, call_kernel, cuda_kernel, make_options
 from jaxinfer._compat import define_op, out_type
 from jaxinfer._plan import PlanConfig, PlanFacts
 from jaxinfer.ops.plan import plan_op
@@ -219,7 +219,18 @@ def _out_types(query, key, value, *_, **params):
     return [out_type(query.shape, query.dtype), out_type(query.shape[:3], jnp.float32)]
 
 
+def _cuda(*operands, options, facts, implementation):
+    query, key, value, bias, mask, *_ = operands
+    given = {"bias": bias.size > 0, "mask": mask.size > 0}
+    kernel = cuda_kernel(query, key, value, options, facts, **given)
+    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+
+
 def _cpu(*operands, options, facts, implementation):
+    return _call(*operands, options=options, facts=facts)
+
+
+def _call(*operands, options, facts, kernel=None):
     query, kv_lens, cu_q_lens = (operands[i] for i in (0, 6, 7))
     batch, num_queries, num_heads, head_dim = query.shape
     # Query t stands at position t. The planner counts from the end of the keys: with as
@@ -233,6 +244,7 @@ def _cpu(*operands, options, facts, implementation):
         query.dtype,
         options,
         facts,
+        kernel,
     )
     return [out.reshape(query.shape), lse.reshape(query.shape[:3])]
 
@@ -241,6 +253,7 @@ dot_product_attention_op = define_op(
     "dot_product_attention",
     out_types=_out_types,
     cpu=_cpu,
+    cuda=_cuda,
     reference=_reference,
     batch=lambda operands, axes, **params: _fold.dot_product_attention(
         dot_product_attention_op, operands, axes, **params

@@ -10,6 +10,7 @@ from jaxinfer import _check, _fold
 from jaxinfer._attention import (
     absent,
     call_kernel,
+    cuda_kernel,
     make_options,
     per_head,
     result_types,
@@ -148,7 +149,26 @@ def _out_types(query, key, value, *_, **params):
     return result_types(query, value.shape[-1])
 
 
+def _cuda(*operands, options, facts, implementation):
+    query, key, value, *_, k_scale, v_scale, sink, _ = operands
+    kernel = cuda_kernel(
+        query,
+        key,
+        value,
+        options,
+        facts,
+        k_scale=k_scale.size > 0,
+        v_scale=v_scale.size > 0,
+        sink=sink.size > 0,
+    )
+    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+
+
 def _cpu(*operands, options, facts, implementation):
+    return _call(*operands, options=options, facts=facts)
+
+
+def _call(*operands, options, facts, kernel=None):
     *operands, plan = operands
     query, value, kv_lens, cu_q_lens = (operands[i] for i in (0, 2, 4, 5))
     if not plan.size:
@@ -160,6 +180,7 @@ def _cpu(*operands, options, facts, implementation):
         query.dtype,
         options,
         facts,
+        kernel,
     )
 
 
@@ -167,6 +188,7 @@ ragged_attention_op = define_op(
     "ragged_attention",
     out_types=_out_types,
     cpu=_cpu,
+    cuda=_cuda,
     reference=_reference,
     batch=lambda operands, axes, **params: _fold.ragged_attention(
         ragged_attention_op, operands, axes, **params

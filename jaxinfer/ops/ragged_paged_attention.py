@@ -12,6 +12,7 @@ from jaxinfer import _check, _fold
 from jaxinfer._attention import (
     absent,
     call_kernel,
+    cuda_kernel,
     make_options,
     per_head,
     result_types,
@@ -230,7 +231,30 @@ def _out_types(query, k_pages, v_pages, *_, **params):
     return result_types(query, v_pages.shape[-1])
 
 
+def _cuda(*operands, options, facts, implementation):
+    query, k_pages, v_pages, _, page_indptr, _, _, *optional, _ = operands
+    layer, k_scale, v_scale, sink = optional
+    kernel = cuda_kernel(
+        query,
+        k_pages,
+        v_pages,
+        options,
+        facts,
+        page_size=k_pages.shape[-3],
+        csr=page_indptr.size > 0,
+        stacked=layer.size > 0,
+        k_scale=k_scale.size > 0,
+        v_scale=v_scale.size > 0,
+        sink=sink.size > 0,
+    )
+    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+
+
 def _cpu(*operands, options, facts, implementation):
+    return _call(*operands, options=options, facts=facts)
+
+
+def _call(*operands, options, facts, kernel=None):
     query, k_pages, v_pages, *operands, plan = operands
     kv_lens, cu_q_lens = operands[2:4]
     if not plan.size:
@@ -242,6 +266,7 @@ def _cpu(*operands, options, facts, implementation):
         query.dtype,
         options,
         facts,
+        kernel,
     )
 
 
@@ -249,6 +274,7 @@ ragged_paged_attention_op = define_op(
     "ragged_paged_attention",
     out_types=_out_types,
     cpu=_cpu,
+    cuda=_cuda,
     reference=_reference,
     batch=lambda operands, axes, **params: _fold.ragged_paged_attention(
         ragged_paged_attention_op, operands, axes, **params

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// What the attention tiles share: the facts of the specification, the bounds of a work
+// item, the row of a key, the score function, and where results go.
+#pragma once
+
+#include "csrc/attention_tiles.h"
+#include "csrc/ptx.cuh"
+#include "csrc/visible_keys.h"
+
+namespace jaxinfer {
+
+constexpr AttentionTiles kTiles = attention_tiles(Spec::kHeadDim, Spec::kHeadDimV);
+constexpr int kThreads = kTiles.threads();
+constexpr int kSharedBytes = kTiles.shared_bytes(Spec::kTileRows);
+constexpr int kHeadDim = Spec::kHeadDim;
+constexpr int kHeadDimV = Spec::kHeadDimV;
+constexpr int kGroup = Spec::kGroup;  // query heads per KV head
+constexpr int kDecodeRows = decode_rows(Spec::kTileRows);
+constexpr bool kHasPrefill = has_prefill(Spec::kTileRows);
+constexpr bool kDense = Spec::kHasBias || Spec::kHasMask;
+constexpr int kRowBytes = panel_bytes(kHeadDim);
+constexpr int kRowBytesV = panel_bytes(kHeadDimV);
+using Type = Element<static_cast<ElementType>(Spec::kType)>;
+static_assert(Spec::kTileRows <= kTiles.prefill_rows, "the plan's tiles must fit the kernel's");
+
+// A work item, and the keys that it is about.
+struct Item {
+  int index;           // of the work item
+  int num_rows;        // packed: tokens times query heads per KV head
+  int num_heads;       // KV heads
+  int lo, hi;          // keys that some row sees
+  int all_lo, all_hi;  // keys that every row sees
+  int spare[5];
+};
+static_assert(sizeof(Item) == kItemBytes, "attention_tiles.h counts on it");
+
+JAXINFER_DEVICE bool is_prefill(const Item& item) { return item.num_rows > kDecodeRows; }
+
+// Rows of one sequence see ranges that only move right: the first and the last bound all.
+JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index) {
+  const WorkItem& work = p.items[index];
+  Item item{};
+  item.index = index;
+  // A wrong plan: no rows, so nothing is read or written.
+  if (!is_valid(p, work) || work.num_rows * kGroup > Spec::kTileRows) return item;
+  item.num_rows = work.num_rows * kGroup;
+  item.num_heads = work.num_kv_heads;
+  if (work.row_mode == kPaddingRows) return item;
+  const Row first = visible_keys(p, work, work.seq, work.row_begin);
+  item.lo = item.all_lo = first.lo;
+  item.hi = item.all_hi = first.hi;
+  if (work.num_rows == 1) return item;
+  if (work.row_mode == kRowsOfOneSeq) {
+    const Row last = visible_keys(p, work, work.seq, work.row_begin + work.num_rows - 1);
+    item.all_lo = last.lo;
+    item.hi = last.hi;
+    return item;
+  }
+  int64_t lo = kNoKey, hi = 0, seq = work.seq;
+  item.all_lo = 0, item.all_hi = 0x7fffffff;
+  for (int t = 0; t < work.num_rows; ++t) {
+    const Row row = visible_keys(p, work, seq, work.row_begin + t);
+    seq = row.seq;
+    item.all_lo = max(item.all_lo, static_cast<int>(row.lo));
+    item.all_hi = min(item.all_hi, static_cast<int>(row.hi));
+    if (row.lo < row.hi) lo = min64(lo, row.lo), hi = max64(hi, row.hi);
+  }
+  item.lo = hi > 0 ? lo : 0;
+  item.hi = hi;
+  return item;
+}
+
+// The visible keys of token `token` of the item.
+JAXINFER_DEVICE Row find_row(const AttentionParams& p, const WorkItem& work, int token) {
+  int64_t seq = work.seq;
+  if (work.row_mode == kRowsSpanSeqs) {
+    for (int t = 0; t < token; ++t) seq = visible_keys(p, work, seq, work.row_begin + t).seq;
+  }
+  return visible_keys(p, work, seq, work.row_begin + token);
+}
+
+// Row of K and V that key `key` of page list `list` lies in, or -1.
+JAXINFER_DEVICE int find_kv_row(const AttentionParams& p, int list, int key) {
+  if constexpr (Spec::kPageSize == 0) {
+    const int64_t row = int64_t{p.kv.kv_starts[list]} + key;
+    return row >= 0 && row < p.kv.num_pages ? static_cast<int>(row) : -1;
+  } else {
+    const unsigned page = static_cast<unsigned>(key) / Spec::kPageSize;
+    const int32_t* ids = p.kv.page_table + list * p.kv.max_pages;
+    if constexpr (Spec::kIsCsr) ids = p.kv.page_indices + max(p.kv.page_indptr[list], 0);
+    const int id = __ldg(ids + page);
+    if (id < 0 || id >= p.kv.num_pages) return -1;
+    return id * Spec::kPageSize + key % Spec::kPageSize;
+  }
+}
+
+// First element of a layer's K (or V): rows of all its KV heads follow one another.
+JAXINFER_DEVICE const uint16_t* layer_of(const AttentionParams& p, const void* pages,
+                                         int head_dim) {
+  const auto* first = static_cast<const uint16_t*>(pages);
+  if (!Spec::kIsStacked) return first;
+  const int64_t layer = clamp64(*p.layer, 0, p.num_layers - 1);
+  return first + layer * p.kv.num_pages * p.kv.page_size * p.num_kv_heads * head_dim;
+}
+
+// ---- scores ----------------------------------------------------------------------------------
+
+// Scores are kept raw, and scaled inside the exponential, where nothing needs them earlier.
+constexpr bool kScaleEarly = Spec::kHasSoftCap || Spec::kHasKScale || kDense ||
+                             !Spec::kIsScalePositive || !Spec::kUseSoftmax;
+
+struct Scores {
+  float scale;  // early
+  float cap;
+  float log2_scale;  // inside the exponential
+
+  JAXINFER_DEVICE Scores make(const AttentionParams& p, int kv_head) {
+    Scores s{p.scale, p.logits_soft_cap, kScaleEarly ? kLog2e : p.scale * kLog2e};
+    if (Spec::kHasKScale) s.scale *= p.k_scale[kv_head];
+    return s;
+  }
+  __device__ __forceinline__ float operator()(float score) const {
+    if constexpr (kScaleEarly) score *= scale;
+    if constexpr (Spec::kHasSoftCap) score = cap * tanh_exp(score / cap);
+    return score;
+  }
+};
+
+// Bias and mask of dense attention, for one query row.
+struct DenseRow {
+  const float* bias;
+  const bool* mask;
+
+  JAXINFER_DEVICE DenseRow make(const AttentionParams& p, const Row& row, int head) {
+    DenseRow d{nullptr, nullptr};
+    if (row.index >= p.dense_q_len) return d;
+    auto offset = [&](const int64_t* strides) {
+      return row.seq * strides[0] + head * strides[1] + row.index * strides[2];
+    };
+    if (Spec::kHasBias) d.bias = p.bias + offset(p.bias_strides);
+    if (Spec::kHasMask) d.mask = p.mask + offset(p.mask_strides);
+    return d;
+  }
+  // Only of keys that exist.
+  __device__ __forceinline__ float operator()(const AttentionParams& p, int key,
+                                              float score) const {
+    if (key >= p.dense_kv_len) return score;
+    if (Spec::kHasBias && bias) score += bias[key * p.bias_strides[3]];
+    if (Spec::kHasMask && mask && !mask[key * p.mask_strides[3]]) {
+      score = Spec::kUseSoftmax ? -infinity() : 0.0f;
+    }
+    return score;
+  }
+};
+
+// ---- results ---------------------------------------------------------------------------------
+
+// log2-sum-exp2 of a row whose largest exponent is m and whose sum is l.
+JAXINFER_DEVICE float log2_sum(float m, float l) {
+  if (!Spec::kUseSoftmax) return 0.0f;
+  return l == 0.0f ? -infinity() : m + log2f(l);
+}
+
+// The attention sink takes its share of the probability, and no value. Only at the final
+// write, so that partial results merge without it.
+JAXINFER_DEVICE float sink_share(const AttentionParams& p, int head, float lse) {
+  if (!Spec::kHasSink || lse == -infinity()) return 1.0f;
+  return 1.0f / (1.0f + exp2_approx((p.sink[head] - lse) * kLog2e));
+}
+
+// Where one packed row of a work item goes, and what its result is multiplied with.
+struct OutRow {
+  void* out;  // 16-bit elements, or float if partial
+  float* lse;
+  float factor;
+  bool is_partial;
+
+  // `factor` makes the row sum to one; lse2 in log2.
+  JAXINFER_DEVICE OutRow make(const AttentionParams& p, const WorkItem& work, int kv_head,
+                              int packed, float factor, float lse2) {
+    const int token = packed / kGroup, g = packed % kGroup;
+    const int head = kv_head * kGroup + g;
+    OutRow o;
+    o.is_partial = work.partial != kWriteThrough;
+    o.factor = factor;
+    if (Spec::kHasVScale) o.factor *= p.v_scale[kv_head];
+    if (o.is_partial) {
+      const int64_t slot_row = int64_t{work.partial} * p.slot_tokens + work.partial_row + token;
+      const int64_t row = slot_row * p.slot_heads + (kv_head - work.kv_head_begin) * kGroup + g;
+      o.out = p.partial_out + row * kHeadDimV;
+      o.lse = p.partial_lse + row;
+    } else {
+      const int64_t row = int64_t{work.row_begin + token} * p.num_q_heads + head;
+      o.out = static_cast<uint16_t*>(p.out) + row * kHeadDimV;
+      o.lse = p.lse + row;
+      o.factor *= sink_share(p, head, lse2 * kLn2);
+    }
+    return o;
+  }
+  // Partial results stay in log2, for the merge.
+  __device__ __forceinline__ void write_lse(float lse2) const {
+    *lse = is_partial ? lse2 : lse2 * kLn2;
+  }
+  __device__ __forceinline__ void write2(int column, float a, float b) const {
+    if (is_partial) {
+      *reinterpret_cast<float2*>(static_cast<float*>(out) + column) =
+          make_float2(a * factor, b * factor);
+    } else {
+      *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(out) + column) =
+          Type::pack(a * factor, b * factor);
+    }
+  }
+  __device__ __forceinline__ void write4(int column, float4 v) const {
+    if (is_partial) {
+      *reinterpret_cast<float4*>(static_cast<float*>(out) + column) =
+          make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor);
+    } else {
+      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(out) + column) = make_uint2(
+          Type::pack(v.x * factor, v.y * factor), Type::pack(v.z * factor, v.w * factor));
+    }
+  }
+};
+
+}  // namespace jaxinfer

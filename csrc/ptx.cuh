@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// Thin names for the instructions that the kernels are made of (sm_80 and later), and the
+// two 16-bit element types. No headers of CUDA: a kernel compiles in under a second.
+#pragma once
+
+#include "csrc/attention.h"
+
+namespace jaxinfer {
+
+#define JAXINFER_DEVICE static __device__ __forceinline__
+
+constexpr float kLog2e = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+JAXINFER_DEVICE float infinity() { return __int_as_float(0x7f800000); }
+
+// ---- elements ------------------------------------------------------------------------------
+
+template <ElementType>
+struct Element;
+
+template <>
+struct Element<ElementType::kBFloat16> {
+  JAXINFER_DEVICE uint32_t pack(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  // C[16x8] += A[16x16] B[16x8]
+  JAXINFER_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+template <>
+struct Element<ElementType::kFloat16> {
+  JAXINFER_DEVICE uint32_t pack(float lo, float hi) {
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+  }
+  JAXINFER_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+};
+
+// ---- shared memory -------------------------------------------------------------------------
+
+JAXINFER_DEVICE uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+// Copies 16 bytes to shared memory, or writes zeros and reads nothing.
+JAXINFER_DEVICE void copy_async(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+JAXINFER_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most N groups of this thread's copies are still on their way.
+template <int N>
+JAXINFER_DEVICE void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+JAXINFER_DEVICE void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+JAXINFER_DEVICE void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+JAXINFER_DEVICE uint32_t transpose8x8(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// Byte of 16-byte chunk `chunk` of row `row` in a tile of `rows` rows: panels of 128 bytes a
+// row, chunks swizzled so that neither rows nor columns of 8 meet in a bank.
+JAXINFER_DEVICE uint32_t swizzled(int rows, int row, int chunk) {
+  return (chunk >> 3) * rows * 128 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
+}
+
+// ---- arithmetic ------------------------------------------------------------------------------
+
+JAXINFER_DEVICE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Exact enough for logits: tanh.approx errs by 2^-11.
+JAXINFER_DEVICE float tanh_exp(float x) {
+  return 1.0f - 2.0f / (1.0f + exp2_approx(2.0f * kLog2e * x));
+}
+
+template <int kFrom, int kTo>
+JAXINFER_DEVICE float max_over_lanes(float x) {
+#pragma unroll
+  for (int d = kFrom; d < kTo; d *= 2) x = fmaxf(x, __shfl_xor_sync(kWholeWarp, x, d));
+  return x;
+}
+template <int kFrom, int kTo>
+JAXINFER_DEVICE float sum_over_lanes(float x) {
+#pragma unroll
+  for (int d = kFrom; d < kTo; d *= 2) x += __shfl_xor_sync(kWholeWarp, x, d);
+  return x;
+}
+
+// ---- dependent launches (no effect before sm_90) ----------------------------------------------
+
+JAXINFER_DEVICE void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+JAXINFER_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+}  // namespace jaxinfer

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""The CUDA attention kernels against float64, on an NVIDIA GPU."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxinfer as ji
+from jaxinfer.testing.cases import AttentionCase, make_operands
+from jaxinfer.testing.gpu_cases import GRID, PAGED_16_BIT, RAGGED_16_BIT
+from jaxinfer.testing.numerics import assert_attention_close, attention_float64
+
+pytestmark = pytest.mark.gpu
+
+INVARIANT = dataclasses.replace(
+    ji.PlanConfig.gpu(), batch_invariant=True, split_keys=256
+)
+CONFIGS = (ji.PlanConfig.gpu(), INVARIANT, ji.PlanConfig.gpu(num_ctas=40))
+
+
+def attend(case, operands, config=None):
+    """(out, lse or None) of the jitted op, by the CUDA kernel or not at all."""
+    has_lse = case.options.get("use_softmax", True)
+    op = ji.ragged_attention if case.page_size is None else ji.ragged_paged_attention
+    call = jax.jit(
+        functools.partial(op, **case.options, return_lse=has_lse, implementation="cuda")
+    )
+    plan = None if config is None else make_plan(case, config)
+    result = call(**jax.device_put(operands), plan=plan)
+    return result if has_lse else (result, None)
+
+
+def make_plan(case, config):
+    cu_q_lens, kv_lens = case.make_lengths()
+    return ji.plan(
+        cu_q_lens,
+        kv_lens,
+        num_tokens=int(cu_q_lens[-1]) + case.num_padding,
+        max_kv_len=int(kv_lens.max()),
+        num_q_heads=case.num_q_heads,
+        num_kv_heads=case.num_kv_heads,
+        head_dim=case.head_dim,
+        is_causal=case.options.get("is_causal", True),
+        local_window_size=case.options.get("local_window_size"),
+        config=config,
+    )
+
+
+def check(case: AttentionCase, config) -> None:
+    operands = make_operands(case)
+    out, lse = attend(case, operands, config)
+    assert out.dtype == operands["query"].dtype
+    assert lse is None or lse.dtype == jnp.float32
+    assert_attention_close(out, lse, attention_float64(operands, **case.options))
+
+
+@pytest.mark.parametrize("case", GRID, ids=lambda case: case.name)
+def test_the_grid(case):
+    check(case, CONFIGS[GRID.index(case) % len(CONFIGS)])
+
+
+@pytest.mark.parametrize("case", PAGED_16_BIT, ids=lambda case: case.name)
+def test_paged(case):
+    check(case, CONFIGS[PAGED_16_BIT.index(case) % len(CONFIGS)])
+
+
+@pytest.mark.parametrize("case", RAGGED_16_BIT, ids=lambda case: case.name)
+def test_ragged(case):
+    check(case, CONFIGS[RAGGED_16_BIT.index(case) % len(CONFIGS)])
