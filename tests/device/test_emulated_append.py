@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""The CUDA update_kv_pages, handler and kernel, on the host: bit for bit a loop."""
+
+import math
+
+import emulation
+import fuzz_calls
+import fuzz_ffi
+import fuzz_oracles
+import jax
+import numpy as np
+import pytest
+
+
+def slots_of(operands, num_pages, page_size):
+    """Slot of every token by the rules of update_kv_pages; -1: nowhere."""
+    num_slots = num_pages * page_size
+    slots = [int(s) if 0 <= s < num_slots else -1 for s in operands["slot_mapping"]]
+    if slots:
+        return np.array(slots)
+    table, indptr = operands["page_table"], operands["page_indptr"]
+    slots, begin = np.full(len(operands["key"]), -1), 0
+    for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
+        end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), len(slots))
+        bounds = np.clip(indptr[seq : seq + 2], 0, len(table))
+        pages = table[slice(*bounds)] if len(indptr) else table[seq]
+        for token in range(begin, end):
+            position = kv_len - end + token
+            if 0 <= position < len(pages) * page_size:
+                page = int(pages[position // page_size])
+                if 0 <= page < num_pages:
+                    slots[token] = page * page_size + position % page_size
+        begin = end
+    return slots
+
+
+def check(operands, results):
+    """Every byte of both caches, but for slots that several tokens go to."""
+    layer = operands["layer"]
+    for pages, new, got in zip(
+        (operands["k_pages"], operands["v_pages"]),
+        (operands["key"], operands["value"]),
+        results,
+        strict=True,
+    ):
+        lead = pages.shape[:1] if layer.size else (1,)
+        num_pages = math.prod(pages.shape[:-3]) // lead[0]
+        want = pages.reshape(*lead, num_pages * pages.shape[-3], -1).copy()
+        slots = slots_of(operands, num_pages, pages.shape[-3])
+        at = min(max(int(layer), 0), lead[0] - 1) if layer.size else 0
+        hits = np.bincount(slots + 1, minlength=want.shape[1] + 1)[1:]
+        for token in np.flatnonzero(slots >= 0):
+            want[at, slots[token]] = new[token].ravel()
+        got = got.reshape(want.shape).copy()
+        got[at, hits > 1] = want[at, hits > 1]
+        assert got.tobytes() == want.tobytes()
+    return hits
+
+
+def run(call, seed):
+    """(k_pages, v_pages) from the emulated target."""
+    results = jax.jit(
+        lambda *operands: emulation.call(
+            call.op, call.result_types, *operands, aliases=call.aliases, seed=seed
+        )
+    )(*call.operands.values())
+    return list(map(np.asarray, results))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_fuzzed_appends(seed):
+    """Any int32 as length, offset, page, slot or layer; both forms; odd row sizes."""
+    rng = np.random.default_rng(seed)
+    call = fuzz_calls.good_call(rng, op="update_kv_pages", unusual=seed % 3 == 0)
+    if not fuzz_oracles.fits(call) or not all(x.size for x in call.results.values()):
+        return
+    for _ in range(4):
+        check(call.operands, run(call, int(rng.integers(2**31))))
+        for name, x in call.operands.items():
+            if x.dtype == np.int32 and rng.random() < 0.5:
+                call.operands[name] = fuzz_ffi.spoil_contents(rng, x)
+
+
+@pytest.mark.parametrize(
+    ("num_seqs", "num_heads", "head_dim"),
+    [(200, 1, 64), (700, 2, 96), (33, 32, 128), (150, 3, 17), (130, 1, 8)],
+)
+def test_many_sequences_and_wide_rows(num_seqs, num_heads, head_dim):
+    """More sequences than a warp looks at together; rows longer than a CTA holds."""
+    rng = np.random.default_rng(num_seqs)
+    q_lens = rng.integers(0, 4, num_seqs)
+    cu_q_lens = np.append(0, np.cumsum(q_lens)).astype(np.int32)
+    num_tokens = int(cu_q_lens[-1]) + 5
+    table = rng.permutation(num_seqs * 3).reshape(num_seqs, 3).astype(np.int32)
+    rows = num_heads, head_dim
+    pages = rng.standard_normal((num_seqs * 3, 5, *rows), np.float32)
+    new = rng.standard_normal((num_tokens, *rows), np.float32)
+    none = np.zeros(0, np.int32)
+    operands = {
+        "k_pages": pages, "v_pages": -pages, "key": new, "value": -new,
+        "slot_mapping": none, "page_table": table, "page_indptr": none,
+        "kv_lens": rng.integers(q_lens, 16, dtype=np.int32), "cu_q_lens": cu_q_lens,
+        "layer": none,
+    }  # fmt: skip
+    results = dict.fromkeys(("k_new", "v_new"), pages)
+    call = fuzz_calls.Call("update_kv_pages", operands, results, {})
+    assert check(operands, run(call, 0)).sum() == cu_q_lens[-1]
