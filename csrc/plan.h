@@ -4,15 +4,13 @@
 // The planner: lengths -> work items, balanced over CTAs (FlashInfer, section 3.3.1).
 #pragma once
 
-#include <cstdint>
-#include <limits>
-
+#include "csrc/types.h"
 #include "csrc/work_item.h"
 
 namespace jaxinfer {
 
 constexpr int kMaxTileClasses = 4;
-constexpr int kUnbounded = std::numeric_limits<int>::max();
+constexpr int kUnbounded = 0x7fffffff;
 
 // How one kind of query tile is computed. Costs are integers so that every planner,
 // on the host and on the device, computes the same plan.

@@ -4,6 +4,7 @@
 // What follows from the facts of a plan alone: whether they are valid, and its layout.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "csrc/plan.h"
 

@@ -84,7 +84,7 @@ JAXINFER_INLINE V load_vector(const void* from) {
     // By name: arrays of 16-bit elements are otherwise loaded one by one.
     const Bytes16 bytes = *static_cast<const Bytes16*>(from);
     V v;
-    __builtin_memcpy(&v, &bytes, 16);
+    memcpy(&v, &bytes, 16);
     return v;
   } else {
     return *static_cast<const V*>(from);
@@ -95,7 +95,7 @@ template <typename V>
 JAXINFER_INLINE void store_vector(void* to, const V& v) {
   if constexpr (sizeof(V) == 16) {
     Bytes16 bytes;
-    __builtin_memcpy(&bytes, &v, 16);
+    memcpy(&bytes, &v, 16);
     *static_cast<Bytes16*>(to) = bytes;
   } else {
     *static_cast<V*>(to) = v;

@@ -86,6 +86,7 @@ PYBIND11_MODULE(_native, m) {
   cuda["ragged_paged_attention"] = capsule(RaggedPagedAttentionCuda);
   cuda["ragged_attention"] = capsule(RaggedAttentionCuda);
   cuda["dot_product_attention"] = capsule(DotProductAttentionCuda);
+  cuda["plan"] = capsule(PlanCuda);
   cuda["update_kv_pages"] = capsule(UpdateKvPagesCuda);
   m.attr("cpu_targets") = cpu;
   m.attr("cuda_targets") = cuda;

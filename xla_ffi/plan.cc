@@ -1,38 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// FFI target of jaxinfer.plan inside jit, on CPU: the same planner as on the host.
+// FFI targets of jaxinfer.plan inside jit: the same plan as on the host.
 #include "csrc/plan.h"
 
+#include "csrc/plan_device.h"
 #include "xla_ffi/check.h"
+#include "xla_ffi/kernel.h"
 #include "xla_ffi/targets.h"
 
 namespace jaxinfer {
 namespace {
 
-ffi::Error plan(ffi::AnyBuffer cu_q_lens,  // [B + 1]
-                ffi::AnyBuffer kv_lens,    // [B]
-                ffi::Result<ffi::AnyBuffer> buffer, ffi::Span<const int32_t> encoded_facts) {
-  PlanFacts facts;
-  const char* wrong = decode_plan_facts(encoded_facts.begin(), encoded_facts.size(), &facts);
-  if (wrong != nullptr) return ffi::Error::InvalidArgument(wrong);
+struct PlanCall {
+  PlanFacts facts{};
+  PlanLayout layout{};
+  const int32_t* cu_q_lens = nullptr;
+  const int32_t* kv_lens = nullptr;
+  int32_t* buffer = nullptr;
+};
+
+// Without reading any operand: these may lie on a GPU.
+ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, PlanCall* call) {
+  if (!buffers.are(2, 1)) return ffi::Error::InvalidArgument("jaxinfer: 2 operands, 1 result");
+  const auto cu_q_lens = buffers.arg(0);  // [B + 1]
+  const auto kv_lens = buffers.arg(1);    // [B]
+  const auto plan = buffers.ret(0);
+  ffi::Span<const int32_t> encoded;
   Matcher m;
-  m.match("cu_q_lens", cu_q_lens, ffi::S32, {int64_t{facts.num_seqs} + 1})
-      .match("kv_lens", kv_lens, ffi::S32, {facts.num_seqs})
-      .match("plan", *buffer, ffi::S32, {plan_layout(facts).size});
+  m.attribute(attributes, "facts", &encoded);
   if (!m.ok()) return m.error();
-  make_plan(facts, int32s(cu_q_lens), int32s(kv_lens),
-            static_cast<int32_t*>(buffer->untyped_data()));
-  return ffi::Error::Success();
+  const char* wrong = decode_plan_facts(encoded.begin(), encoded.size(), &call->facts);
+  if (wrong != nullptr) return ffi::Error::InvalidArgument(wrong);
+  call->layout = plan_layout(call->facts);
+  m.match("cu_q_lens", cu_q_lens, ffi::S32, {int64_t{call->facts.num_seqs} + 1})
+      .match("kv_lens", kv_lens, ffi::S32, {call->facts.num_seqs})
+      .match("plan", plan, ffi::S32, {call->layout.size});
+  call->cu_q_lens = int32s(cu_q_lens);
+  call->kv_lens = int32s(kv_lens);
+  call->buffer = static_cast<int32_t*>(plan.untyped_data());
+  return m.error();
+}
+
+ffi::Error plan_on_cpu(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                       ffi::Dictionary attributes) {
+  PlanCall call;
+  const ffi::Error error = match({args, rets}, attributes, &call);
+  if (error.success()) make_plan(call.facts, call.cu_q_lens, call.kv_lens, call.buffer);
+  return error;
+}
+
+ffi::Error plan_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::RemainingRets rets,
+                        ffi::Dictionary attributes) {
+  PlanCall call;
+  const ffi::Error error = match({args, rets}, attributes, &call);
+  if (error.failure()) return error;
+  if (call.facts.num_ctas > kMostPlannedCtas) {
+    return ffi::Error::InvalidArgument("plan facts: num_ctas must be at most " +
+                                       std::to_string(kMostPlannedCtas) + " to plan on a GPU");
+  }
+  MakePlanParams p = make_plan_params(call.facts, call.layout);
+  p.cu_q_lens = call.cu_q_lens;
+  p.kv_lens = call.kv_lens;
+  p.buffer = call.buffer;
+  const PlanLaunch geometry = plan_launch(call.facts, call.layout);
+  Launch grid;
+  grid.grid_x = geometry.ctas;
+  grid.threads = geometry.threads;
+  grid.shared_bytes = geometry.shared_bytes;
+  return launch(stream, attributes, "make_plan", grid, &p);
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Plan, plan,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<ffi::Span<const int32_t>>("facts"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Plan, plan_on_cpu,
+                              ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attrs());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    PlanCuda, plan_on_cuda,
+    ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>().RemainingArgs().RemainingRets().Attrs(),
+    {ffi::Traits::kCmdBufferCompatible});
 
 }  // namespace jaxinfer
