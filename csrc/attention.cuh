@@ -15,35 +15,50 @@
 
 using namespace jaxinfer;
 
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
     attention(const __grid_constant__ AttentionParams p) {
   extern __shared__ __align__(1024) uint8_t shared[];
   launch_dependents();  // the merge waits for the whole grid before it reads
-  const int begin = max(p.cta_indptr[blockIdx.x], 0);
-  const int end = min64(p.cta_indptr[blockIdx.x + 1], p.num_items);
+  const Layer layer = Layer::find(p);
+  // Where every CTA has one item it is that of its own number: asking for it beforehand
+  // saves the first of a chain of dependent reads, most of what a short call takes.
+  const int cta = blockIdx.x;
+  const WorkItem guess = load_item(p.items + min64(cta, p.num_items - 1));
+  const int begin = max(p.cta_indptr[cta], 0);
+  const int end = min64(p.cta_indptr[cta + 1], p.num_items);
+  prefetch_lengths(p, guess.seq);
+  RowGuess row_guess = guess_row(p, guess);
+  if (begin != cta) row_guess.key = -1;
   Item* items = reinterpret_cast<Item*>(shared + kSharedBytes - kItemsAtOnce * kItemBytes);
   for (int first = begin; first < end; first += kItemsAtOnce) {
     const int count = min(kItemsAtOnce, end - first);
-    __syncthreads();
-    if (threadIdx.x < count) items[threadIdx.x] = find_item(p, first + threadIdx.x);
+    if (first > begin) __syncthreads();
+    if (threadIdx.x < count) {
+      const int index = first + threadIdx.x;
+      WorkItem work = guess;
+      if (index != cta) work = load_item(p.items + index);
+      items[threadIdx.x] = find_item(p, index, work);
+    }
     __syncthreads();
     for (int i = 0; i < count;) {
       int last = i;
       while (last < count && !(kHasPrefill && is_prefill(items[last]))) ++last;
-      if (last > i) run_decode(p, items, i, last, shared);
-      if (kHasPrefill && last < count) run_prefill(p, items[last++], shared);
+      if (last > i) run_decode(p, layer, row_guess, items, i, last, shared);
+      row_guess.key = -1;  // it was of the first item
+      if (kHasPrefill && last < count) run_prefill(p, layer, items[last++], shared);
       i = last;
     }
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kMergeWarps * 32)
+extern "C" __global__ void __launch_bounds__(kMergeThreads)
     merge_split(const __grid_constant__ AttentionParams p) {
-  __shared__ float shared[kMergeWarps * (32 * kColumns + 2)];
+  __shared__ PartList parts;
   // The plan was complete before the attention kernel began: only its results are waited for.
   const MergeItem merge = p.merges[blockIdx.x];
-  const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge) &&
-                       blockIdx.y < merge.num_kv_heads * kGroup;
+  const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
+  if (is_used) parts.load(p, merge, merge.parts_begin);
+  __syncthreads();
   wait_for_previous();  // without work too: this grid must not end before that one
-  if (is_used) run_merge(p, merge, blockIdx.y, shared);
+  if (is_used) run_merge(p, merge, parts);
 }

@@ -27,6 +27,7 @@ struct KvLayout {
 
 struct AttentionParams {
   int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, head_dim_v, num_seqs;
+  int64_t group;  // query heads per KV head
   ElementType q_type, kv_type;
   const void* q;                   // [T, N, H]
   const void* k;                   // [L, P, page_size, K, H]; contiguous: [S, K, H]

@@ -330,12 +330,12 @@ void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratc
   const int64_t num_packed = item.num_rows * heads;
 
   // Which keys: per row, and for the whole tile of rows.
-  int64_t lo = kNoKey, hi = 0;
-  int64_t seq = item.seq;
+  int64_t lo = INT64_MAX, hi = 0;
+  int seq = item.seq;
   for (int64_t t = 0; t < item.num_rows; ++t) {
     Row& row = s.rows[t];
     row = {0, 0, 0, 0};
-    if (item.row_mode != kPaddingRows) row = visible_keys(p, item, seq, item.row_begin + t);
+    if (item.row_mode != kPaddingRows) row = visible_keys(p, item, seq, static_cast<int>(item.row_begin + t));
     seq = row.seq;
     if (row.lo >= row.hi) continue;
     lo = min64(lo, row.lo);

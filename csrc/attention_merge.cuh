@@ -2,110 +2,89 @@
 // Copyright 2026 The jaxinfer authors
 //
 // Merges the partial results of split tiles, in the order of their keys: the same bits
-// whatever finished first (FlashInfer, section 2.2). A CTA takes one query head of one
-// merge item; its warps share the parts among them and meet in shared memory.
+// whatever finished first (FlashInfer, section 2.2). A thread takes four columns of a row.
 #pragma once
 
 #include "csrc/attention_work.cuh"
 
 namespace jaxinfer {
 
-constexpr int kMergeWarps = 4;
-constexpr int kColumns = (kHeadDimV + 127) / 128 * 4;  // of a lane
+constexpr int kMergeThreads = 128;
+constexpr int kPartsAtOnce = 8;  // loads in flight
 
-struct MergeState {
-  float m = -__int_as_float(0x7f800000), l = 0.0f;
-  float acc[kColumns] = {};
+// The slots of a merge item, read while the kernel before this one still runs.
+struct PartList {
+  int count;
+  int slots[kMergeThreads];
 
-  // Adds a part: weight 2^(lse2 - m).
-  __device__ __forceinline__ void add(float lse2, const float* values) {
-    if (!Spec::kUseSoftmax) {
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) acc[c] += values[c];
-      return;
+  __device__ __forceinline__ void load(const AttentionParams& p, const MergeItem& merge,
+                                       int begin) {
+    count = min(min(merge.parts_end, static_cast<int>(p.num_parts)) - begin, kMergeThreads);
+    if (threadIdx.x < count) {
+      const int slot = p.parts[begin + threadIdx.x];
+      slots[threadIdx.x] = slot >= 0 && slot < p.num_slots ? slot : -1;
     }
-    if (lse2 == -infinity()) return;  // no visible key in this part
-    const float m_new = fmaxf(m, lse2);
-    const float base = m_new == -infinity() ? 0.0f : m_new;
-    const float mine = exp2_approx(m - base), theirs = exp2_approx(lse2 - base);
-    m = m_new, l = l * mine + theirs;
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) acc[c] = acc[c] * mine + theirs * values[c];
   }
 };
 
-JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge, int slot_head,
-                               float* shared) {
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int begin = merge.parts_begin;
-  const int num_parts = min64(merge.parts_end, p.num_parts) - begin;
-  // Each warp takes consecutive parts, so that the order is that of the keys.
-  const int first = begin + num_parts * warp / kMergeWarps;
-  const int last = begin + num_parts * (warp + 1) / kMergeWarps;
-  const int head = merge.kv_head_begin * kGroup + slot_head;
-  for (int t = 0; t < merge.num_rows; ++t) {
-    MergeState state;
-    constexpr int kAtOnce = 8;  // loads in flight
-    for (int part = first; part < last; part += kAtOnce) {
-      float lse2[kAtOnce];
-      float values[kAtOnce][kColumns];
+// Running log2-sum-exp2 and weighted sum of four columns.
+struct MergedQuad {
+  float m = 0.0f, l = 0.0f;
+  float4 acc = {0.0f, 0.0f, 0.0f, 0.0f};
+
+  __device__ __forceinline__ void add(float lse2, float4 v) {
+    float mine = 1.0f, theirs = 1.0f;
+    if constexpr (Spec::kUseSoftmax) {
+      if (lse2 == -infinity()) return;  // no visible key in this part
+      if (l == 0.0f) m = lse2;
+      const float m_new = fmaxf(m, lse2);
+      mine = exp2_approx(m - m_new), theirs = exp2_approx(lse2 - m_new);
+      m = m_new, l = l * mine + theirs;
+    }
+    acc.x = acc.x * mine + theirs * v.x, acc.y = acc.y * mine + theirs * v.y;
+    acc.z = acc.z * mine + theirs * v.z, acc.w = acc.w * mine + theirs * v.w;
+  }
+};
+
+// `parts` holds the first slots of the item.
+JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
+                               const PartList& parts) {
+  constexpr int kQuads = kHeadDimV / 4;
+  const int heads = merge.num_kv_heads * kGroup;
+  const int num_parts = min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin;
+  for (int x = blockIdx.y * kMergeThreads + threadIdx.x; x < merge.num_rows * heads * kQuads;
+       x += gridDim.y * kMergeThreads) {
+    const int column = x % kQuads * 4, token = x / kQuads / heads, slot_head = x / kQuads % heads;
+    MergedQuad merged;
+    for (int first = 0; first < num_parts; first += kPartsAtOnce) {
+      float lse2[kPartsAtOnce];
+      float4 values[kPartsAtOnce];
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        lse2[i] = -infinity();
-        const int slot = part + i < last ? p.parts[part + i] : -1;
-        const bool valid = slot >= 0 && slot < p.num_slots;
+      for (int i = 0; i < kPartsAtOnce; ++i) {
+        // No branch: all loads of a round are under way before the first is used.
+        const int part = first + i;
+        int slot = parts.slots[min(part, kMergeThreads - 1)];
+        if (part >= kMergeThreads && part < num_parts) slot = p.parts[merge.parts_begin + part];
+        const bool is_part = part < num_parts && slot >= 0 && slot < p.num_slots;
         const int64_t row =
-            valid ? (int64_t{slot} * p.slot_tokens + t) * p.slot_heads + slot_head : 0;
-        if (valid) lse2[i] = __ldcg(p.partial_lse + row);
-#pragma unroll
-        for (int c = 0; c < kColumns; c += 4) {
-          const int column = c * 32 + lane * 4;
-          float4 v = make_float4(0, 0, 0, 0);
-          if (valid && column < kHeadDimV)
-            v = __ldcg(reinterpret_cast<const float4*>(p.partial_out + row * kHeadDimV + column));
-          values[i][c] = v.x, values[i][c + 1] = v.y, values[i][c + 2] = v.z,
-          values[i][c + 3] = v.w;
-        }
+            ((is_part ? slot : 0) * p.slot_tokens + token) * p.slot_heads + slot_head;
+        lse2[i] = __ldcg(p.partial_lse + row);
+        values[i] =
+            __ldcg(reinterpret_cast<const float4*>(p.partial_out + row * kHeadDimV + column));
+        if (!is_part) lse2[i] = -infinity(), values[i] = make_float4(0, 0, 0, 0);
       }
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) state.add(lse2[i], values[i]);
+      for (int i = 0; i < kPartsAtOnce; ++i) merged.add(lse2[i], values[i]);
     }
-    if (num_parts > 1) {  // the warps' results, in order
-      float* mine = shared + warp * (32 * kColumns + 2);
-      if (t > 0) __syncthreads();
-      if (lane == 0) mine[0] = state.m, mine[1] = state.l;
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) mine[2 + c * 32 + lane] = state.acc[c];
-      __syncthreads();
-      if (warp != 0) continue;
-      float most = -infinity(), sum = 0.0f, acc[kColumns] = {};
-      for (int w = 0; w < kMergeWarps; ++w) most = fmaxf(most, shared[w * (32 * kColumns + 2)]);
-      for (int w = 0; w < kMergeWarps; ++w) {
-        const float* other = shared + w * (32 * kColumns + 2);
-        float f = exp2_approx(other[0] - (most == -infinity() ? 0.0f : most));
-        if (!Spec::kUseSoftmax) f = 1.0f;
-        sum += f * other[1];
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) acc[c] += f * other[2 + c * 32 + lane];
-      }
-      state.m = most, state.l = sum;
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) state.acc[c] = acc[c];
-    }
-    if (warp != 0) continue;
-    const float lse2 = log2_sum(state.m, state.l);
-    float factor = !Spec::kUseSoftmax ? 1.0f : state.l == 0.0f ? 0.0f : 1.0f / state.l;
+    const int head = merge.kv_head_begin * kGroup + slot_head;
+    const float lse2 = log2_sum(merged.m, merged.l);
+    float factor = !Spec::kUseSoftmax ? 1.0f : merged.l == 0.0f ? 0.0f : 1.0f / merged.l;
     factor *= sink_share(p, head, lse2 * kLn2);
-    const int64_t row = int64_t{merge.row_begin + t} * p.num_q_heads + head;
-#pragma unroll
-    for (int c = 0; c < kColumns; c += 4) {
-      const int column = c * 32 + lane * 4;
-      if (column >= kHeadDimV) continue;
-      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + row * kHeadDimV + column) =
-          make_uint2(Type::pack(state.acc[c] * factor, state.acc[c + 1] * factor),
-                     Type::pack(state.acc[c + 2] * factor, state.acc[c + 3] * factor));
-    }
-    if (lane == 0) p.lse[row] = lse2 * kLn2;
+    const int64_t row = (merge.row_begin + token) * p.num_q_heads + head;
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + row * kHeadDimV + column) =
+        make_uint2(Type::pack(merged.acc.x * factor, merged.acc.y * factor),
+                   Type::pack(merged.acc.z * factor, merged.acc.w * factor));
+    if (column == 0) p.lse[row] = lse2 * kLn2;
   }
 }
 

@@ -55,12 +55,10 @@ JAXINFER_DEVICE void load_rows(uint32_t to, int rows, const uint16_t* head, int6
   }
 }
 
-JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Item& item, uint8_t* shared) {
+JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, const Item& item,
+                                 uint8_t* shared) {
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   const PrefillShared s = PrefillShared::carve(shared);
-  const WorkItem& work = p.items[item.index];
-  const uint16_t* k_layer = layer_of(p, p.k, kHeadDim);
-  const uint16_t* v_layer = layer_of(p, p.v, kHeadDimV);
   const int num_steps =
       item.hi > item.lo ? (item.hi - item.lo + kPrefillKeys - 1) / kPrefillKeys : 0;
 
@@ -68,25 +66,25 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Item& item, uin
     const int key = item.lo + step * kPrefillKeys + tid;
     if (tid < kPrefillKeys)
       s.kv_rows[(step & 3) * kPrefillKeys + tid] =
-          key < item.hi ? find_kv_row(p, work.page_row, key) : -1;
+          key < item.hi ? find_kv_row(p, item.page_row, key) : -1;
   };
   __syncthreads();  // whoever used this memory before is done
   for (int r = tid; r < kTiles.prefill_rows; r += kThreads) {
     Row row{0, 0, 0, 0};
-    if (r < item.num_rows && num_steps > 0) row = find_row(p, work, r / kGroup);
+    if (r < item.num_rows && num_steps > 0) row = find_row(p, item.index, r / kGroup);
     s.row_lo[r] = row.lo, s.row_hi[r] = row.hi;
   }
 
   for (int head = 0; head < item.num_heads; ++head) {
-    const int h = work.kv_head_begin + head;
+    const int h = item.kv_head_begin + head;
     const Scores scores = Scores::make(p, h);
     auto load = [&](int step) {
       if (step < num_steps) {
         const int* rows = s.kv_rows + (step & 3) * kPrefillKeys;
         auto row_of = [&](int r) -> int64_t { return rows[r]; };
-        load_rows<kHeadDim>(s.k(step), kPrefillKeys, k_layer + h * kHeadDim,
+        load_rows<kHeadDim>(s.k(step), kPrefillKeys, layer.k + h * kHeadDim,
                             p.num_kv_heads * kHeadDim, row_of);
-        load_rows<kHeadDimV>(s.v(step), kPrefillKeys, v_layer + h * kHeadDimV,
+        load_rows<kHeadDimV>(s.v(step), kPrefillKeys, layer.v + h * kHeadDimV,
                              p.num_kv_heads * kHeadDimV, row_of);
       }
       commit_copies();
@@ -95,7 +93,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Item& item, uin
     load_rows<kHeadDim>(s.q, kTiles.prefill_rows, static_cast<const uint16_t*>(p.q), kHeadDim,
                         [&](int r) -> int64_t {
                           if (r >= item.num_rows) return -1;
-                          return int64_t{work.row_begin + r / kGroup} * p.num_q_heads + h * kGroup +
+                          return int64_t{item.row_begin + r / kGroup} * p.num_q_heads + h * kGroup +
                                  r % kGroup;
                         });
     look_up(0);
@@ -117,7 +115,8 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Item& item, uin
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const int row = min(first_row + r * 8, item.num_rows - 1);
-        dense[r] = DenseRow::make(p, find_row(p, work, row / kGroup), h * kGroup + row % kGroup);
+        dense[r] =
+            DenseRow::make(p, find_row(p, item.index, row / kGroup), h * kGroup + row % kGroup);
       }
     }
     float o[kHeadDimV / 8][4], m[2] = {-infinity(), -infinity()}, l[2] = {0.0f, 0.0f};
@@ -228,7 +227,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Item& item, uin
       if (row >= item.num_rows) continue;
       const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
       const float factor = !Spec::kUseSoftmax ? 1.0f : sum == 0.0f ? 0.0f : 1.0f / sum;
-      const OutRow out = OutRow::make(p, work, h, row, factor, lse2);
+      const OutRow out = OutRow::make(p, item, h, row, factor, lse2);
 #pragma unroll
       for (int v = 0; v < kHeadDimV / 8; ++v)
         out.write2(v * 8 + 2 * (lane & 3), o[v][2 * r], o[v][2 * r + 1]);

@@ -25,7 +25,7 @@ constexpr int kDecodeKeys = 16;        // keys of a warp's step: the k of one mm
 constexpr int kMaxDecodeRows = 16;     // packed rows of a decode tile: two n8 of an mma
 constexpr int kPanel = 64;             // elements of a 128-byte row of shared memory
 constexpr int kItemsAtOnce = 32;       // work items whose bounds are looked up together
-constexpr int kItemBytes = 48;         // of one of these
+constexpr int kItemBytes = 64;         // of one of these
 constexpr int kOutPad = 4;             // floats: rows of the merge buffer avoid bank conflicts
 constexpr int kMostInFlight = 131072;  // more bytes in flight per SM measured slower
 
@@ -37,12 +37,12 @@ constexpr bool has_prefill(int tile_rows) { return tile_rows > kMaxDecodeRows; }
 // Bytes of a row of K or V in shared memory.
 constexpr int panel_bytes(int head_dim) { return (head_dim + kPanel - 1) / kPanel * 128; }
 
-constexpr AttentionTiles attention_tiles(int head_dim, int head_dim_v) {
+constexpr AttentionTiles attention_tiles(int head_dim, int head_dim_v, int ctas_per_sm) {
   AttentionTiles t{};
   const int row = panel_bytes(head_dim) + panel_bytes(head_dim_v);
-  t.warps = row <= 512 ? 8 : 4;
+  t.warps = (row <= 512 ? 8 : 4) / ctas_per_sm;
   const int stage = kDecodeKeys * row;
-  t.decode_stages = kMostInFlight / (t.warps * stage);
+  t.decode_stages = kMostInFlight / ctas_per_sm / (t.warps * stage);
   t.decode_stages = t.decode_stages < 2 ? 2 : t.decode_stages > 4 ? 4 : t.decode_stages;
   const int items = kItemsAtOnce * kItemBytes;
   // Ring, and per warp 8 rows of partial O with their m and l.

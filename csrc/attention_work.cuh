@@ -11,7 +11,8 @@
 
 namespace jaxinfer {
 
-constexpr AttentionTiles kTiles = attention_tiles(Spec::kHeadDim, Spec::kHeadDimV);
+constexpr AttentionTiles kTiles =
+    attention_tiles(Spec::kHeadDim, Spec::kHeadDimV, Spec::kCtasPerSm);
 constexpr int kThreads = kTiles.threads();
 constexpr int kSharedBytes = kTiles.shared_bytes(Spec::kTileRows);
 constexpr int kHeadDim = Spec::kHeadDim;
@@ -25,60 +26,81 @@ constexpr int kRowBytesV = panel_bytes(kHeadDimV);
 using Type = Element<static_cast<ElementType>(Spec::kType)>;
 static_assert(Spec::kTileRows <= kTiles.prefill_rows, "the plan's tiles must fit the kernel's");
 
-// A work item, and the keys that it is about.
+// What the tiles need of a work item, and the keys that it is about.
 struct Item {
-  int index;           // of the work item
-  int num_rows;        // packed: tokens times query heads per KV head
-  int num_heads;       // KV heads
+  int index;      // of the work item
+  int row_begin;  // first token
+  int num_rows;   // packed: tokens times query heads per KV head
+  int kv_head_begin;
+  int num_heads;  // KV heads
+  int page_row;
+  int partial, partial_row;
   int lo, hi;          // keys that some row sees
   int all_lo, all_hi;  // keys that every row sees
-  int spare[5];
+  int spare[4];
 };
 static_assert(sizeof(Item) == kItemBytes, "attention_tiles.h counts on it");
 
 JAXINFER_DEVICE bool is_prefill(const Item& item) { return item.num_rows > kDecodeRows; }
 
+JAXINFER_DEVICE WorkItem load_item(const WorkItem* from) {
+  WorkItem item;
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    reinterpret_cast<int4*>(&item)[i] = __ldg(reinterpret_cast<const int4*>(from) + i);
+  return item;
+}
+
+// Brings the lengths of a sequence near, before it is known whether they are asked for.
+JAXINFER_DEVICE void prefetch_lengths(const AttentionParams& p, int seq) {
+  const int s = clamp32(seq, 0, static_cast<int>(p.num_seqs) - 1);
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.cu_q_lens + s));
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.cu_q_lens + s + 1));
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.kv_lens + s));
+}
+
 // Rows of one sequence see ranges that only move right: the first and the last bound all.
-JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index) {
-  const WorkItem& work = p.items[index];
+JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkItem& work) {
   Item item{};
   item.index = index;
   // A wrong plan: no rows, so nothing is read or written.
   if (!is_valid(p, work) || work.num_rows * kGroup > Spec::kTileRows) return item;
+  item.row_begin = work.row_begin;
   item.num_rows = work.num_rows * kGroup;
+  item.kv_head_begin = work.kv_head_begin;
   item.num_heads = work.num_kv_heads;
+  item.page_row = work.page_row;
+  item.partial = work.partial, item.partial_row = work.partial_row;
   if (work.row_mode == kPaddingRows) return item;
-  const Row first = visible_keys(p, work, work.seq, work.row_begin);
-  item.lo = item.all_lo = first.lo;
-  item.hi = item.all_hi = first.hi;
-  if (work.num_rows == 1) return item;
-  if (work.row_mode == kRowsOfOneSeq) {
-    const Row last = visible_keys(p, work, work.seq, work.row_begin + work.num_rows - 1);
-    item.all_lo = last.lo;
-    item.hi = last.hi;
-    return item;
-  }
-  int64_t lo = kNoKey, hi = 0, seq = work.seq;
-  item.all_lo = 0, item.all_hi = 0x7fffffff;
-  for (int t = 0; t < work.num_rows; ++t) {
+  const bool is_one_seq = work.row_mode == kRowsOfOneSeq;
+  const int stride = is_one_seq ? max(work.num_rows - 1, 1) : 1;
+  int seq = work.seq;
+  item.lo = item.all_hi = 0x7fffffff;
+#pragma unroll 1
+  for (int t = 0; t < work.num_rows; t += stride) {
     const Row row = visible_keys(p, work, seq, work.row_begin + t);
     seq = row.seq;
-    item.all_lo = max(item.all_lo, static_cast<int>(row.lo));
-    item.all_hi = min(item.all_hi, static_cast<int>(row.hi));
-    if (row.lo < row.hi) lo = min64(lo, row.lo), hi = max64(hi, row.hi);
+    item.all_lo = max(item.all_lo, row.lo);
+    item.all_hi = min(item.all_hi, row.hi);
+    if (row.lo < row.hi || is_one_seq)
+      item.lo = min(item.lo, row.lo), item.hi = max(item.hi, row.hi);
   }
-  item.lo = hi > 0 ? lo : 0;
-  item.hi = hi;
+  item.lo = min(item.lo, max(item.hi, 0));
   return item;
 }
 
-// The visible keys of token `token` of the item.
-JAXINFER_DEVICE Row find_row(const AttentionParams& p, const WorkItem& work, int token) {
-  int64_t seq = work.seq;
-  if (work.row_mode == kRowsSpanSeqs) {
-    for (int t = 0; t < token; ++t) seq = visible_keys(p, work, seq, work.row_begin + t).seq;
-  }
-  return visible_keys(p, work, seq, work.row_begin + token);
+// The visible keys of token `token` of a work item. Not inlined: only items of several
+// tokens need it, and code in the way of the others costs them time.
+static __device__ __noinline__ Row find_row(const AttentionParams& p, int index, int token) {
+  const WorkItem work = load_item(p.items + index);
+  int seq = work.seq;
+  int t = work.row_mode == kRowsSpanSeqs ? 0 : token;
+  Row row;
+  do {
+    row = visible_keys(p, work, seq, work.row_begin + t);
+    seq = row.seq;
+  } while (++t <= token);
+  return row;
 }
 
 // Row of K and V that key `key` of page list `list` lies in, or -1.
@@ -96,14 +118,20 @@ JAXINFER_DEVICE int find_kv_row(const AttentionParams& p, int list, int key) {
   }
 }
 
-// First element of a layer's K (or V): rows of all its KV heads follow one another.
-JAXINFER_DEVICE const uint16_t* layer_of(const AttentionParams& p, const void* pages,
-                                         int head_dim) {
-  const auto* first = static_cast<const uint16_t*>(pages);
-  if (!Spec::kIsStacked) return first;
-  const int64_t layer = clamp64(*p.layer, 0, p.num_layers - 1);
-  return first + layer * p.kv.num_pages * p.kv.page_size * p.num_kv_heads * head_dim;
-}
+// K and V of the layer to read: rows of all KV heads follow one another.
+struct Layer {
+  const uint16_t *k, *v;
+
+  JAXINFER_DEVICE Layer find(const AttentionParams& p) {
+    int64_t rows = 0;
+    if (Spec::kIsStacked) {
+      rows = clamp64(*p.layer, 0, p.num_layers - 1) * p.kv.num_pages * p.kv.page_size;
+    }
+    rows *= p.num_kv_heads;
+    return {static_cast<const uint16_t*>(p.k) + rows * kHeadDim,
+            static_cast<const uint16_t*>(p.v) + rows * kHeadDimV};
+  }
+};
 
 // ---- scores ----------------------------------------------------------------------------------
 
@@ -178,21 +206,21 @@ struct OutRow {
   bool is_partial;
 
   // `factor` makes the row sum to one; lse2 in log2.
-  JAXINFER_DEVICE OutRow make(const AttentionParams& p, const WorkItem& work, int kv_head,
-                              int packed, float factor, float lse2) {
+  JAXINFER_DEVICE OutRow make(const AttentionParams& p, const Item& item, int kv_head, int packed,
+                              float factor, float lse2) {
     const int token = packed / kGroup, g = packed % kGroup;
     const int head = kv_head * kGroup + g;
     OutRow o;
-    o.is_partial = work.partial != kWriteThrough;
+    o.is_partial = item.partial != kWriteThrough;
     o.factor = factor;
     if (Spec::kHasVScale) o.factor *= p.v_scale[kv_head];
     if (o.is_partial) {
-      const int64_t slot_row = int64_t{work.partial} * p.slot_tokens + work.partial_row + token;
-      const int64_t row = slot_row * p.slot_heads + (kv_head - work.kv_head_begin) * kGroup + g;
+      const int64_t slot_row = int64_t{item.partial} * p.slot_tokens + item.partial_row + token;
+      const int64_t row = slot_row * p.slot_heads + (kv_head - item.kv_head_begin) * kGroup + g;
       o.out = p.partial_out + row * kHeadDimV;
       o.lse = p.partial_lse + row;
     } else {
-      const int64_t row = int64_t{work.row_begin + token} * p.num_q_heads + head;
+      const int64_t row = int64_t{item.row_begin + token} * p.num_q_heads + head;
       o.out = static_cast<uint16_t*>(p.out) + row * kHeadDimV;
       o.lse = p.lse + row;
       o.factor *= sink_share(p, head, lse2 * kLn2);

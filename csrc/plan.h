@@ -37,6 +37,7 @@ struct PlanFacts {
   int min_keys_per_row;  // fewest keys per packed decode row worth one: bounds partials
   int batch_invariant;   // 0 or 1
   int split_keys;        // chunk of the batch-invariant mode
+  int ctas_per_sm;       // of the CUDA kernel; num_ctas counts them all
   int num_tile_classes;
   TileClass tile_classes[kMaxTileClasses];
 

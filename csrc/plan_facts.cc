@@ -31,6 +31,7 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
     return "plan facts: num_ctas must be between the number of head groups and 65536";
   if (f.min_cost < 1 || f.min_keys_per_row < 1 || f.split_keys < 1)
     return "plan facts: min_cost, min_keys_per_row and split_keys must be positive";
+  if (f.ctas_per_sm != 1 && f.ctas_per_sm != 2) return "plan facts: ctas_per_sm must be 1 or 2";
   if (f.num_tile_classes < 1 || f.num_tile_classes > kMaxTileClasses)
     return "plan facts: between 1 and 4 tile classes";
   for (int c = 0; c < f.num_tile_classes; ++c) {

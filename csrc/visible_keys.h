@@ -9,21 +9,22 @@
 
 namespace jaxinfer {
 
-constexpr int64_t kNoKey = int64_t{1} << 62;
-
 JAXINFER_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 JAXINFER_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+JAXINFER_INLINE int min32(int a, int b) { return a < b ? a : b; }
+JAXINFER_INLINE int max32(int a, int b) { return a > b ? a : b; }
+JAXINFER_INLINE int clamp32(int x, int lo, int hi) { return max32(lo, min32(x, hi)); }
 JAXINFER_INLINE int64_t clamp64(int64_t x, int64_t lo, int64_t hi) {
   return max64(lo, min64(x, hi));
 }
 
 struct Row {
-  int64_t seq, index;  // sequence, and which of its queries
-  int64_t lo, hi;      // visible keys of the item, counted along its page list
+  int seq, index;  // sequence, and which of its queries
+  int lo, hi;      // visible keys of the item, counted along its page list
 };
 
 // Number of keys that the page list can hold.
-JAXINFER_INLINE int64_t capacity(const AttentionParams& p, int64_t list) {
+JAXINFER_INLINE int64_t capacity(const AttentionParams& p, int list) {
   if (p.kv.page_table) return p.kv.max_pages * p.kv.page_size;
   if (!p.kv.page_indptr) return p.kv.num_pages;
   const int64_t begin = clamp64(p.kv.page_indptr[list], 0, p.kv.num_page_indices);
@@ -45,45 +46,51 @@ JAXINFER_INLINE int64_t kv_row(const AttentionParams& p, int64_t list, int64_t k
 }
 
 // Which keys query row `row` sees. `seq` is the sequence of the row before it, or the
-// item's; rows that span sequences walk on from there.
-JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t seq,
-                                 int64_t row) {
-  int64_t end = clamp64(p.cu_q_lens[seq + 1], 0, p.num_tokens);
-  while (item.row_mode == kRowsSpanSeqs && row >= end && seq + 1 < p.num_seqs) {
-    end = clamp64(p.cu_q_lens[++seq + 1], 0, p.num_tokens);
-  }
-  const int64_t begin = seq == 0 ? 0 : clamp64(p.cu_q_lens[seq], 0, end);
+// item's; rows that span sequences walk on from there. 32 bits, for a GPU computes this
+// before it can read a key: every sum below stays within them.
+JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int seq, int row) {
+  const int num_tokens = static_cast<int>(p.num_tokens);
+  auto end_of = [&](int s) { return clamp32(p.cu_q_lens[s + 1], 0, num_tokens); };
+  int end = end_of(seq);
+  while (item.row_mode == kRowsSpanSeqs && row >= end && seq + 1 < p.num_seqs) end = end_of(++seq);
+  const int begin = seq == 0 ? 0 : clamp32(p.cu_q_lens[seq], 0, end);
   if (row < begin || row >= end) return {seq, 0, 0, 0};  // of another sequence: a wrong plan
-  const int64_t kv_len = max64(p.kv_lens[seq], 0);
-  const int64_t index = row - begin;
-  const int64_t position = p.is_top_left ? index : kv_len - (end - begin) + index;
-  int64_t lo = max64(0, position - p.window_left);
-  int64_t hi = min64(kv_len, position + p.window_right + 1);
-  if (p.is_causal) hi = min64(hi, position + 1);
-  lo = max64(lo - item.key_base, max64(item.key_begin, 0));
-  hi = min64(hi - item.key_base, item.key_end == kOpen ? kNoKey : item.key_end);
-  return {seq, index, lo, min64(hi, capacity(p, item.page_row))};
+  const int kv_len = max32(p.kv_lens[seq], 0);
+  const int index = row - begin;
+  const int position = p.is_top_left ? index : kv_len - (end - begin) + index;
+  const int left = static_cast<int>(p.window_left), right = static_cast<int>(p.window_right);
+  int lo = position > left ? position - left : 0;
+  int hi = p.is_causal ? min32(kv_len, position + 1) : kv_len;
+  if (right < hi - position) hi = position + right + 1;
+  lo = max32(lo - item.key_base, max32(item.key_begin, 0));
+  hi -= item.key_base;
+  if (item.key_end != kOpen) hi = min32(hi, item.key_end);
+  return {seq, index, lo, static_cast<int>(min64(hi, capacity(p, item.page_row)))};
 }
 
 JAXINFER_INLINE bool is_valid(const AttentionParams& p, const WorkItem& item) {
-  return item.row_begin >= 0 && item.num_rows > 0 && item.num_rows <= p.slot_tokens &&
-         item.row_begin + int64_t{item.num_rows} <= p.num_tokens && item.kv_head_begin >= 0 &&
-         item.num_kv_heads > 0 &&
-         item.kv_head_begin + int64_t{item.num_kv_heads} <= p.num_kv_heads &&
-         item.num_kv_heads * (p.num_q_heads / p.num_kv_heads) <= p.slot_heads &&
+  const int slot_tokens = static_cast<int>(p.slot_tokens);
+  const int num_kv_heads = static_cast<int>(p.num_kv_heads);
+  return item.num_rows > 0 && item.num_rows <= slot_tokens && item.row_begin >= 0 &&
+         item.row_begin <= static_cast<int>(p.num_tokens) - item.num_rows &&
+         item.num_kv_heads > 0 && item.num_kv_heads <= num_kv_heads && item.kv_head_begin >= 0 &&
+         item.kv_head_begin <= num_kv_heads - item.num_kv_heads &&
+         item.num_kv_heads * static_cast<int>(p.group) <= static_cast<int>(p.slot_heads) &&
          item.partial >= kWriteThrough && item.partial < p.num_slots && item.partial_row >= 0 &&
-         item.partial_row + int64_t{item.num_rows} <= p.slot_tokens &&
+         item.partial_row <= slot_tokens - item.num_rows &&
          (item.row_mode == kPaddingRows ||
-          (item.seq >= 0 && item.seq < p.num_seqs && item.page_row >= 0 &&
-           item.page_row < p.kv.num_lists && item.key_base >= 0));
+          (item.seq >= 0 && item.seq < static_cast<int>(p.num_seqs) && item.page_row >= 0 &&
+           item.page_row < static_cast<int>(p.kv.num_lists) && item.key_base >= 0));
 }
 
 JAXINFER_INLINE bool is_valid(const AttentionParams& p, const MergeItem& merge) {
-  return merge.row_begin >= 0 && merge.num_rows > 0 && merge.num_rows <= p.slot_tokens &&
-         merge.row_begin + int64_t{merge.num_rows} <= p.num_tokens && merge.kv_head_begin >= 0 &&
-         merge.num_kv_heads > 0 &&
-         merge.num_kv_heads * (p.num_q_heads / p.num_kv_heads) <= p.slot_heads &&
-         merge.kv_head_begin + int64_t{merge.num_kv_heads} <= p.num_kv_heads &&
+  const int num_kv_heads = static_cast<int>(p.num_kv_heads);
+  return merge.num_rows > 0 && merge.num_rows <= static_cast<int>(p.slot_tokens) &&
+         merge.row_begin >= 0 &&
+         merge.row_begin <= static_cast<int>(p.num_tokens) - merge.num_rows &&
+         merge.num_kv_heads > 0 && merge.num_kv_heads <= num_kv_heads && merge.kv_head_begin >= 0 &&
+         merge.kv_head_begin <= num_kv_heads - merge.num_kv_heads &&
+         merge.num_kv_heads * static_cast<int>(p.group) <= static_cast<int>(p.slot_heads) &&
          merge.parts_begin >= 0;
 }
 

@@ -149,7 +149,7 @@ def cuda_kernel(
     if dtype not in _ELEMENT_TYPES or key.dtype != dtype or math.prod(lead) >= 2**31:
         return None
     # Values much wider than keys would not fit the shared memory of eight warps.
-    most_rows = 128 if head_dim <= 128 else 64
+    most_rows = (128 if head_dim <= 128 else 64) // facts.ctas_per_sm
     if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > most_rows:
         return None
     constants = {
@@ -159,6 +159,7 @@ def cuda_kernel(
         "kGroup": facts.num_q_heads // facts.num_kv_heads,
         "kPageSize": page_size,
         "kTileRows": facts.tile_rows,
+        "kCtasPerSm": facts.ctas_per_sm,
         "kIsStacked": has.get("stacked", False),
         "kIsCsr": has.get("csr", False),
         "kIsScalePositive": options.scale > 0,

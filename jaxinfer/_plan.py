@@ -48,6 +48,8 @@ class PlanConfig:
         of a sequence's result do not depend on the rest of the batch. Needs workspace
         for tiles x max_kv_len / split_keys partial results.
       split_keys: chunk of the batch-invariant mode.
+      ctas_per_sm: CUDA only: 1, or 2 of half the size for each of num_ctas; None = what
+        the shapes of the plan suggest.
     """
 
     arch: str
@@ -58,6 +60,7 @@ class PlanConfig:
     min_keys_per_row: int = 40
     batch_invariant: bool = False
     split_keys: int = 2048
+    ctas_per_sm: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what the planner does not."""
@@ -116,7 +119,8 @@ def _gpu_tile_classes(facts: "PlanFacts") -> tuple[TileClass, ...]:
     prefill = TileClass(128 if facts.head_dim <= 128 else 64, 128, 13)
     if group > 16:
         return (prefill,)
-    if facts.num_tokens == facts.num_seqs:  # one token each, most likely
+    # One token each, most likely. Bits must not depend on the batch in the other mode.
+    if facts.num_tokens == facts.num_seqs and not facts.config.batch_invariant:
         return (TileClass(8 if group <= 8 else 16, 16, 1),)
     return (TileClass(16, 16, 1), prefill)
 
@@ -162,8 +166,29 @@ class PlanFacts:
 
     @functools.cached_property
     def tile_classes(self) -> tuple[TileClass, ...]:
-        """Those of the configuration, or of the CUDA kernels if it leaves the choice."""
+        """Those of the configuration, or of the CUDA kernels if it leaves them."""
         return self.config.tile_classes or _gpu_tile_classes(self)
+
+    @functools.cached_property
+    def ctas_per_sm(self) -> int:
+        """Two smaller CTAs win a little on long streams, one large CTA on short ones.
+
+        Only the shapes are known here: large batches with room for 300 MB of K and V.
+        """
+        config = self.config
+        if config.ctas_per_sm is not None or not config.arch.startswith("sm_"):
+            return config.ctas_per_sm or 1
+        if config.batch_invariant:
+            return 1
+        is_decode = self.num_tokens == self.num_seqs and len(self.tile_classes) == 1
+        row_bytes = 4 * self.num_kv_heads * self.head_dim
+        is_long = self.num_seqs * self.max_kv_len * row_bytes >= 300e6
+        return 2 if is_decode and is_long and self.num_seqs >= 32 else 1
+
+    @property
+    def num_ctas(self) -> int:
+        """CTAs of the plan."""
+        return self.config.num_ctas * self.ctas_per_sm
 
     @property
     def tile_rows(self) -> int:
@@ -188,12 +213,13 @@ class PlanFacts:
             int(self.is_causal),
             left,
             right,
-            config.num_ctas,
-            _heads_per_item(self.num_kv_heads, config),
+            self.num_ctas,
+            _heads_per_item(self.num_kv_heads, config, self.num_ctas),
             config.min_cost,
             config.min_keys_per_row,
             int(config.batch_invariant),
             config.split_keys,
+            self.ctas_per_sm,
             len(classes),
         ]
         tiles = np.zeros((4, 3), np.int32)
@@ -210,7 +236,7 @@ class PlanFacts:
             raise ValueError(f"{error}; got {self}") from None
 
 
-def _heads_per_item(num_kv_heads: int, config: PlanConfig) -> int:
+def _heads_per_item(num_kv_heads: int, config: PlanConfig, num_ctas: int) -> int:
     """The configured number, or the next one that leaves every head group a CTA."""
     want = config.kv_heads_per_item or num_kv_heads
     return next(
@@ -218,7 +244,7 @@ def _heads_per_item(num_kv_heads: int, config: PlanConfig) -> int:
         for heads in range(1, num_kv_heads + 1)
         if num_kv_heads % heads == 0
         and (heads >= want or heads == num_kv_heads)
-        and num_kv_heads // heads <= max(config.num_ctas, 1)
+        and num_kv_heads // heads <= max(num_ctas, 1)
     )
 
 
@@ -252,7 +278,7 @@ class Plan:
     @property
     def cta_indptr(self) -> Any:
         """i32[num_ctas + 1]: the items of CTA c are cta_indptr[c] .. [c + 1]."""
-        return self._section("cta_indptr", self.facts.config.num_ctas + 1, 1)[:, 0]
+        return self._section("cta_indptr", self.facts.num_ctas + 1, 1)[:, 0]
 
     @property
     def items(self) -> Any:

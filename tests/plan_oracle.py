@@ -59,7 +59,7 @@ def check_sections(plan, buffer):
     counts = header[[wi.NUM_ITEMS, wi.NUM_MERGES, wi.NUM_PARTS, wi.NUM_CTAS]]
     most = [layout["max_items"], layout["max_merges"], layout["max_parts"]]
     assert (counts >= [1, 0, 0, 1]).all(), counts
-    assert (counts <= [*most, plan.facts.config.num_ctas]).all(), counts
+    assert (counts <= [*most, plan.facts.num_ctas]).all(), counts
     assert not header[5:].any(), "spare fields of the header"
     indptr, used = plan.cta_indptr, header[wi.NUM_CTAS]
     assert indptr[0] == 0
@@ -100,7 +100,7 @@ def check_rows(plan, starts, kv_lens):
     # Tiles follow one another: rows 0 .. T for every head group, groups 0 .. K.
     heads = int(items[0, wi.NUM_KV_HEADS])
     assert facts.num_kv_heads % heads == 0
-    assert facts.num_kv_heads // heads <= config.num_ctas
+    assert facts.num_kv_heads // heads <= facts.num_ctas
     assert (items[:, wi.NUM_KV_HEADS] == heads).all()
     groups = facts.num_kv_heads // heads
     group = items[first, wi.KV_HEAD_BEGIN] // heads
@@ -123,7 +123,7 @@ def check_rows(plan, starts, kv_lens):
 
     # The smallest class that holds the sequence, else the largest in full tiles.
     group_size = facts.num_q_heads // facts.num_kv_heads
-    classes = np.array([(t.rows, t.keys, t.cost) for t in config.tile_classes])
+    classes = np.array([(t.rows, t.keys, t.cost) for t in facts.tile_classes])
     tokens = np.maximum(classes[:, 0] // group_size, 1)
     q_lens = np.append(np.diff(starts), 0)[seq]
     holds = np.minimum((q_lens[:, None] > tokens[:-1]).sum(1), len(tokens) - 1)
@@ -226,9 +226,9 @@ def check_merges(plan, tiles):
 
     config = facts.config
     if not config.batch_invariant:
-        assert layout["num_slots"] <= 2 * config.num_ctas
+        assert layout["num_slots"] <= 2 * facts.num_ctas
         return
-    largest = facts.config.tile_classes[-1].rows
+    largest = facts.tile_classes[-1].rows
     tokens = max(largest * facts.num_kv_heads // facts.num_q_heads, 1)
     num_tiles = facts.num_seqs + facts.num_tokens // tokens + 1
     groups = facts.num_kv_heads // items[0, wi.NUM_KV_HEADS]
@@ -270,7 +270,7 @@ def check_balance(plan, tiles):
         least_cost = ranges * max(max_cost, config.min_cost)
         return cost >= least_cost and keys >= ranges * least_keys
 
-    most = config.num_ctas // inner
+    most = facts.num_ctas // inner
     assert 1 <= ranges <= most
     assert ranges == 1 or is_worth(ranges, held), "more CTAs than the work is worth"
     assert ranges == most or not is_worth(ranges + 1, seen), (

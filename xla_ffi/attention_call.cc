@@ -99,6 +99,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
   matcher.require(facts.num_tokens == p.num_tokens && facts.num_seqs == p.num_seqs &&
                       facts.num_q_heads == p.num_q_heads && facts.num_kv_heads == p.num_kv_heads,
                   "facts", "do not agree with the operands");
+  p.group = facts.q_heads_per_kv_head();
   const PlanLayout layout = plan_layout(facts);
   p.num_slots = layout.num_slots;
   p.slot_tokens = layout.slot_tokens;
@@ -154,7 +155,7 @@ ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
 ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call) {
   const AttentionParams& p = call.params;
   const PlanFacts& facts = call.facts;
-  const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v);
+  const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v, facts.ctas_per_sm);
   const int64_t group = facts.q_heads_per_kv_head();
   const int64_t most_rows = facts.tile_tokens(facts.num_tile_classes - 1) * group;
   if (most_rows > tiles.prefill_rows) {
@@ -168,8 +169,10 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   if (error.failure() || p.num_merges == 0) return error;
   Launch merge;
   merge.grid_x = p.num_merges;
-  merge.grid_y = p.slot_heads;
+  // A thread takes four columns, a few times over; most merge items are small.
+  const int64_t quads = p.slot_tokens * p.slot_heads * p.head_dim_v / 4;
   merge.threads = 128;
+  merge.grid_y = (quads + 4 * merge.threads - 1) / (4 * merge.threads);
   merge.overlaps_previous = true;
   return launch(stream, attributes, "merge_split", merge, &p);
 }

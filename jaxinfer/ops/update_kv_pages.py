@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jaxinfer import _check, _fold
 from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
+from jaxinfer._library import kernel_attributes
+from jaxinfer._plan import gpu_arch
+from jaxinfer.jit import KernelSpec
 from jaxinfer.ops.ragged_paged_attention import (
     check_layer,
     check_page_lists,
@@ -199,17 +202,29 @@ def _out_types(k_pages, v_pages, *_, **params):
     return [out_type(x.shape, x.dtype) for x in (k_pages, v_pages)]
 
 
-def _cpu(k_pages, v_pages, *operands, implementation):
-    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_pages, v_pages)]
-    return call_target(
-        "update_kv_pages", results, k_pages, v_pages, *operands, aliases={0: 0, 1: 1}
+def _cuda(*operands, implementation):
+    return _call(
+        *operands, **kernel_attributes(KernelSpec("update_kv_pages", gpu_arch()))
     )
+
+
+def _cpu(*operands, implementation):
+    return _call(*operands)
+
+
+def _call(k_pages, v_pages, *operands, **attributes):
+    results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k_pages, v_pages)]
+    operands = (k_pages, v_pages, *operands)
+    aliases = {0: 0, 1: 1}
+    name = "update_kv_pages"
+    return call_target(name, results, *operands, aliases=aliases, **attributes)
 
 
 update_kv_pages_op = define_op(
     "update_kv_pages",
     out_types=_out_types,
     cpu=_cpu,
+    cuda=_cuda,
     reference=_reference,
     batch=lambda operands, axes, **params: _fold.update_kv_pages(
         update_kv_pages_op, operands, axes, **params

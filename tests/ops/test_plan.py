@@ -195,12 +195,13 @@ def decode_plan(kv_lens, config=GPU, heads=(4, 8), mask=(True, None, None)):
     return make(config, heads, mask, *lengths)
 
 
-def test_a_skewed_batch_is_balanced_over_all_ctas():
+@pytest.mark.parametrize(("ctas_per_sm", "num_ranges"), [(1, 16), (2, 33)])
+def test_a_skewed_batch_is_balanced_over_all_ctas(ctas_per_sm, num_ranges):
     kv_lens = 64 * 4096 // np.arange(1, 65)
-    plan = decode_plan(kv_lens)
+    plan = decode_plan(kv_lens, dataclasses.replace(GPU, ctas_per_sm=ctas_per_sm))
     num_ctas, max_load = plan.header[[work_item.NUM_CTAS, work_item.MAX_LOAD]]
-    assert num_ctas == 128  # 16 ranges for each of 8 heads
-    mean = (-(-kv_lens // 16)).sum() / 16
+    assert num_ctas == 8 * num_ranges
+    mean = (-(-kv_lens // 16)).sum() / num_ranges
     assert mean <= max_load <= mean + 1
 
 
