@@ -88,6 +88,7 @@ PYBIND11_MODULE(_native, m) {
   cuda["dot_product_attention"] = capsule(DotProductAttentionCuda);
   cuda["plan"] = capsule(PlanCuda);
   cuda["update_kv_pages"] = capsule(UpdateKvPagesCuda);
+  cuda["merge_partials"] = capsule(MergePartialsCuda);
   m.attr("cpu_targets") = cpu;
   m.attr("cuda_targets") = cuda;
   m.attr("cuda_initialize") = capsule(InitializeCuda);

@@ -242,4 +242,5 @@ inline unsigned __reduce_add_sync(unsigned, unsigned value) {
 }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline float __int_as_float(int bits) { return emulated::from_bits(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }
