@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""ragged_paged_attention: decode over caches that do not fit the processor's."""
+"""ragged_paged_attention on a CPU: decode over caches that do not fit it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.harness import measure
+from benchmarks.harness import measure, record
 from jaxinfer import plan, ragged_paged_attention
 from jaxinfer.testing.cases import AttentionCase, decode_cases, make_operands
 from jaxinfer.testing.numerics import attention_float64
@@ -42,15 +42,8 @@ def records() -> Iterator[dict[str, Any]]:
                 return call(*caches[i % NUM_CACHES])
 
             times = measure(rotate)
-            yield {
-                "benchmark": "decode",
-                "case": case.name,
-                "impl": "jaxinfer" if implementation == "cpu" else "xla",
-                **times,
-                "tbps": round(case.num_bytes() / times["us"] / 1e6, 5),
-                "tflops": round(case.num_flops() / times["us"] / 1e6, 5),
-                "max_err": error,
-            }
+            impl = "jaxinfer" if implementation == "cpu" else "xla"
+            yield record("decode", case.name, impl, times, case, max_err=error)
 
 
 def _jitted(case: AttentionCase, operands: dict[str, Any], implementation: str):

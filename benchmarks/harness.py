@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""Timing, and the records that a run is stored as."""
+"""Wall times, and the records that a run is stored as."""
 
-import importlib.metadata
-import os
-import platform
+import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-import jaxinfer
-from jaxinfer import _native
+from jaxinfer.testing.cases import AttentionCase
 
 
 def measure(call: Callable[[int], Any], repeats: int = 20) -> dict[str, float]:
@@ -35,41 +30,48 @@ def measure(call: Callable[[int], Any], repeats: int = 20) -> dict[str, float]:
     }
 
 
-def read_bandwidth() -> float:
-    """TB/s at which this machine reads memory: a dot product far larger than caches."""
-    x = np.ones(2**27, np.float32)
-    best = min(measure(lambda _: np.dot(x, x), repeats=10)["us_min"] for _ in range(2))
-    return x.nbytes / best / 1e6
+def record(
+    benchmark: str,
+    case: str,
+    impl: str,
+    times: dict[str, float],
+    attention: AttentionCase | None = None,
+    *,
+    num_bytes: int | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """One measurement. Rates come from the case, never from what ran it.
+
+    Args:
+      benchmark: what was timed.
+      case: its name.
+      impl: "jaxinfer", or whose implementation it was.
+      times: us, us_min and us_max.
+      attention: the case, for attention.
+      num_bytes: that have to move, for other ops.
+      **extra: further fields, such as max_err.
+    """
+    made: dict[str, Any] = {"benchmark": benchmark, "case": case, "impl": impl, **times}
+    if attention is not None:
+        num_bytes = attention.num_bytes()
+        made["tflops"] = round(attention.num_flops() / times["us"] / 1e6, 5)
+    if num_bytes is not None:
+        made["tbps"] = round(num_bytes / times["us"] / 1e6, 5)
+    return made | extra
 
 
-def machine() -> dict[str, Any]:
-    """What a record must be read with."""
-    device = jax.devices()[0]
-    return {
-        "commit": _git("rev-parse", "HEAD")
-        + ("-dirty" if _git("status", "-s") else ""),
-        "device": _cpu_name() if device.platform == "cpu" else device.device_kind,
-        "cores": os.cpu_count(),
-        "isa": _native.cpu_isa,
-        "python": platform.python_version(),
-        "jaxinfer": jaxinfer.__version__,
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "read_tbps": round(read_bandwidth(), 4),
-    }
+def failure(benchmark: str, case: str, impl: str, error: BaseException) -> dict:
+    """What stands for a measurement that could not be made."""
+    lines = str(error).strip().splitlines() or [""]
+    why = f"{type(error).__name__}: {lines[0]}"[:300]
+    return {"benchmark": benchmark, "case": case, "impl": impl, "us": None, "why": why}
 
 
-def _git(*arguments: str) -> str:
-    root = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "-C", root, *arguments], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+def write_run(path: Path, meta: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Stores a run; what was there is replaced at once, never left half written."""
+    lines = ",\n".join("    " + json.dumps(record) for record in records)
+    text = f'{{\n  "meta": {json.dumps(meta)},\n  "records": [\n{lines}\n  ]\n}}\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""The cells of the decode benchmark on a GPU: cases, page tables, expected results.
+
+In numpy alone: peers that run in a process of their own, without JAX, time the same
+cells with the same page tables and are held against the same float64 attention.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxinfer.testing.cases import AttentionCase, decode_cases
+from jaxinfer.testing.numerics import attention_float64
+
+HEADS = ((32, 8), (64, 8), (32, 32))
+SHAPES = (
+    (1, 4096),
+    (1, 32768),
+    (16, 1024),
+    (16, 4096),
+    (64, 4096),
+    (128, 1024),
+    (16, 16384),
+)
+PAGE_SIZES = (1, 5, 64)  # beside 16
+GROUPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16)
+COLD_BYTES = 3 * 60 * 2**20  # three times the L2 of an H200
+
+
+def _cells(shapes: Any, **fields: Any) -> list[AttentionCase]:
+    return [
+        case
+        for batch, kv_len in shapes
+        for case in decode_cases((batch,), (kv_len,), **fields)
+    ]
+
+
+def target_cells() -> list[AttentionCase]:
+    """Those with a target of their own, in the order of their table."""
+    gqa = [c for c in _cells(SHAPES) if c.lengths != "uniform"]
+    gqa = [c for c in gqa if c.lengths == "const" or c.batch in (16, 64)]
+    gqa = [c for c in gqa if c.lengths == "const" or c.kv_len <= 4096]
+    mha = _cells(((1, 4096), (16, 4096)), num_q_heads=32, num_kv_heads=32)
+    return gqa + [c for c in mha if c.lengths != "uniform"]
+
+
+def page_size_cells() -> list[AttentionCase]:
+    """Other page sizes at two shapes whose page size 16 is a target."""
+    return [
+        case
+        for page_size in PAGE_SIZES
+        for case in _cells(((16, 4096), (64, 4096)), page_size=page_size)
+        if case.lengths == "const"
+    ]
+
+
+def group_cells() -> list[AttentionCase]:
+    """Query heads per KV head, where lengths are skewed and memory is the limit."""
+    return [
+        AttentionCase(
+            batch=64,
+            kv_len=4096,
+            lengths="zipf",
+            num_q_heads=8 * group,
+            num_kv_heads=8,
+            head_dim=128,
+            dtype="bfloat16",
+        )
+        for group in GROUPS
+    ]
+
+
+def grid_cells() -> list[AttentionCase]:
+    """Batch and length x distribution x heads."""
+    return [
+        case
+        for num_q_heads, num_kv_heads in HEADS
+        for case in _cells(SHAPES, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads)
+    ]
+
+
+def planned_cells() -> list[AttentionCase]:
+    """A few targets, to time with a plan made in every call."""
+    shapes = ((1, 4096), (16, 4096), (64, 4096), (128, 1024))
+    return [c for c in _cells(shapes) if c.lengths != "uniform"]
+
+
+def tiny_cells() -> list[AttentionCase]:
+    """To see that everything runs, on any machine."""
+    fields = {"num_q_heads": 4, "num_kv_heads": 2, "head_dim": 64}
+    cells = _cells(((1, 70), (3, 40)), **fields)
+    return [c for c in cells if c.lengths != "uniform"]
+
+
+CELLS = {
+    "targets": target_cells,
+    "pages": page_size_cells,
+    "groups": group_cells,
+    "grid": grid_cells,
+    "planned": planned_cells,
+    "tiny": tiny_cells,
+}
+
+
+def cells(*names: str) -> list[AttentionCase]:
+    """The cells of these lists, in order, each once; without those of "-NAME"."""
+    without = {c.name for n in names if n[0] == "-" for c in CELLS[n[1:]]()}
+    found = {c.name: c for n in names if n[0] != "-" for c in CELLS[n]()}
+    return [case for name, case in found.items() if name not in without]
+
+
+def kv_bytes(case: AttentionCase) -> int:
+    """Bytes of K and V that one call reads."""
+    row = case.num_kv_heads * 2 * case.head_dim * 2
+    return int(case.make_lengths()[1].sum()) * row
+
+
+def num_rotated(case: AttentionCase, calls: int) -> int:
+    """Caches that calls take in turn, so that each finds nothing in the L2."""
+    return max(2, min(calls, math.ceil(COLD_BYTES / kv_bytes(case))))
+
+
+def page_tables(case: AttentionCase, count: int) -> tuple[int, list[np.ndarray]]:
+    """(pages of the pool, `count` tables over distinct pages of it, in random order).
+
+    A table is i32[B, longest]; entries past a sequence's pages are 0.
+    """
+    assert case.page_size is not None
+    counts = -(-case.make_lengths()[1] // case.page_size)
+    used = int(counts.sum())
+    pages = np.random.default_rng(case.seed).permutation(count * used)
+    filled = np.arange(counts.max()) < counts[:, None]
+    tables = np.zeros((count, *filled.shape), np.int32)
+    tables[:, filled] = pages.reshape(count, used)
+    return count * used, [tables[i] for i in range(count)]
+
+
+def value_scale(case: AttentionCase) -> float:
+    """Standard deviation of V for which a result is about as large as a query.
+
+    A result is then a query for the next call of the same kind as the first one. The
+    weights of normal scores are spread over n / e of n keys.
+    """
+    return math.sqrt(case.kv_len / math.e)
+
+
+def checked_seqs(case: AttentionCase) -> list[int]:
+    """The shortest, a middle and the longest sequence."""
+    order = np.argsort(case.make_lengths()[1], kind="stable")
+    return sorted({int(order[i]) for i in (0, len(order) // 2, -1)})
+
+
+_LONG = 16384  # keys of a sequence whose float64 attention takes a second
+
+
+def checked_heads(case: AttentionCase) -> tuple[list[int], list[int]]:
+    """(some KV heads, their query heads): the first and the last, or the last."""
+    group = case.num_q_heads // case.num_kv_heads
+    kv_heads = sorted({0, case.num_kv_heads - 1})
+    if case.make_lengths()[1].max() > _LONG:
+        kv_heads = kv_heads[-1:]
+    return kv_heads, [head * group + i for head in kv_heads for i in range(group)]
+
+
+def checked_caches(case: AttentionCase, count: int) -> list[int]:
+    """The first and the last of the caches that calls take in turn."""
+    return [count - 1] if case.make_lengths()[1].max() > _LONG else [0, count - 1]
+
+
+def max_error(
+    out: np.ndarray, query: np.ndarray, keys: list[np.ndarray], values: list[np.ndarray]
+) -> float:
+    """The largest error of the checked rows; raises if they are wrong.
+
+    Args:
+      out: [rows, heads, H], of the checked sequences and query heads alone.
+      query: of the same.
+      keys: one [kv_len, checked KV heads, H] per row.
+      values: as keys.
+
+    Raises:
+      AssertionError: if the error is more than rounding explains.
+    """
+    lens = np.array([len(k) for k in keys], np.int32)
+    operands = {
+        "query": query,
+        "key": np.concatenate(keys),
+        "value": np.concatenate(values),
+        "cu_q_lens": np.arange(len(lens) + 1, dtype=np.int32),
+        "cu_kv_lens": np.cumsum([0, *lens], dtype=np.int32),
+    }
+    expected = attention_float64(operands).out
+    error = float(np.abs(out.astype(np.float64) - expected).max())
+    scale = float(np.abs(expected).max())
+    if not error <= 0.02 * scale:
+        raise AssertionError(f"wrong result: error {error:.3g} at scale {scale:.3g}")
+    return float(f"{error:.3g}")

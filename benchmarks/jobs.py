@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""What a run does, in order of importance: a run that is cut is a run of less."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from benchmarks import (
+    bench_decode,
+    bench_floor,
+    bench_jit,
+    bench_merge_partials,
+    bench_plan,
+    bench_ragged_paged_attention,
+    bench_rope,
+    bench_update_kv_pages,
+    decode_cells,
+    op_cells,
+)
+from benchmarks.gpu_timing import QUICK, Settings
+from benchmarks.peers.process import flashinfer_records
+
+# A name, and the records that can be made in the seconds that are left.
+Job = tuple[str, Callable[[float], Iterator[dict[str, Any]]]]
+
+MOST_SECONDS = 240.0  # for one process of FlashInfer, its compilation included
+JAX_PEERS = ("xla", "pallas", "cudnn dense", "xla dense", "flash_attn3_jax")
+
+
+def cpu() -> list[Job]:
+    """On a CPU."""
+    return [
+        ("plan", lambda _: bench_plan.records()),
+        ("decode", lambda _: bench_ragged_paged_attention.records()),
+    ]
+
+
+def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]:
+    """On a GPU; quick runs take tiny cells in the place of all others."""
+    settings = QUICK if is_quick else Settings()
+    tokens = op_cells.TINY_TOKENS if is_quick else op_cells.TOKENS
+    merges = bench_merge_partials.TINY if is_quick else bench_merge_partials.CELLS
+
+    def decode(*names, impls=("jaxinfer",)):
+        cells = decode_cells.cells(*(("tiny",) if is_quick else names))
+        return lambda _: bench_decode.records(cells, impls, settings)
+
+    def flashinfer(names, backend, *more):
+        names = "tiny" if is_quick else names
+        arguments = ["--cells", names, "--backends", backend, *more]
+        arguments += ["--quick"] if is_quick else []
+        return lambda left: flashinfer_records(arguments, min(left, MOST_SECONDS))
+
+    def ops(_):
+        yield from bench_update_kv_pages.records(tokens, settings)
+        yield from bench_plan.device_records(op_cells.plan_cells(), settings)
+        yield from bench_rope.records(tokens, settings)
+        yield from bench_merge_partials.records(merges, settings)
+
+    first, *others = backends
+    made: list[Job] = [
+        ("floor", lambda _: bench_floor.records(settings)),
+        ("targets", decode("targets")),
+        ("targets-flashinfer", flashinfer("targets", first)),
+        ("ops", ops),
+        ("compile", lambda _: bench_jit.records()),
+        ("planned", decode("planned", impls=("jaxinfer, plan in graph",))),
+        ("pages", decode("pages")),
+        ("groups", decode("groups", "-targets")),
+        ("targets-xla", decode("targets", impls=("xla",))),
+        ("rest-flashinfer", flashinfer("groups,pages,grid,-targets", first, "--ops")),
+        ("grid", decode("grid", "-targets", "-groups")),
+        *((f"targets-{b}", flashinfer("targets", b)) for b in others),
+        ("targets-peers", decode("targets", impls=JAX_PEERS[1:])),
+        ("reference", decode("planned", impls=("jaxinfer reference",))),
+        ("grid-peers", decode("grid", "-targets", impls=JAX_PEERS[:2])),
+    ]
+    return made
