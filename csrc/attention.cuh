@@ -26,7 +26,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
   const WorkItem guess = load_item(p.items + min64(cta, p.num_items - 1));
   const int begin = max(p.cta_indptr[cta], 0);
   const int end = min64(p.cta_indptr[cta + 1], p.num_items);
-  prefetch_lengths(p, guess.seq);
   RowGuess row_guess = guess_row(p, guess);
   if (begin != cta) row_guess.key = -1;
   Item* items = reinterpret_cast<Item*>(shared + kSharedBytes - kItemsAtOnce * kItemBytes);
@@ -53,12 +52,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
 
 extern "C" __global__ void __launch_bounds__(kMergeThreads)
     merge_split(const __grid_constant__ AttentionParams p) {
-  __shared__ PartList parts;
+  __shared__ MergeShared shared;
   // The plan was complete before the attention kernel began: only its results are waited for.
   const MergeItem merge = p.merges[blockIdx.x];
   const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
-  if (is_used) parts.load(p, merge, merge.parts_begin);
+  const int part = threadIdx.x;
+  if (is_used && part < count_parts(p, merge))
+    shared.slots[part] = load_slot(p, merge.parts_begin + part);
   __syncthreads();
   wait_for_previous();  // without work too: this grid must not end before that one
-  if (is_used) run_merge(p, merge, parts);
+  if (is_used) run_merge(p, merge, shared);
 }

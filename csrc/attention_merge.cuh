@@ -2,89 +2,123 @@
 // Copyright 2026 The jaxinfer authors
 //
 // Merges the partial results of split tiles, in the order of their keys: the same bits
-// whatever finished first (FlashInfer, section 2.2). A thread takes four columns of a row.
+// whatever finished first (FlashInfer, section 2.2).
+//
+// A call is over when this is, so latency is all that counts: what the plan says is read
+// while the attention kernel still runs, all partial results are asked for at once, and
+// their weights are computed apart from one another. Four threads share a quad of columns.
 #pragma once
 
 #include "csrc/attention_work.cuh"
 
 namespace jaxinfer {
 
-constexpr int kMergeThreads = 128;
-constexpr int kPartsAtOnce = 8;  // loads in flight
+constexpr int kMergeQuads = 64;  // of columns, a CTA at a time
+constexpr int kMergeGroups = 4;  // of parts
+constexpr int kMergeThreads = kMergeQuads * kMergeGroups;
+constexpr int kPartsAtOnce = 4;  // loads of a thread in flight
+constexpr int kPartsInShared = 256;
 
-// The slots of a merge item, read while the kernel before this one still runs.
-struct PartList {
-  int count;
-  int slots[kMergeThreads];
-
-  __device__ __forceinline__ void load(const AttentionParams& p, const MergeItem& merge,
-                                       int begin) {
-    count = min(min(merge.parts_end, static_cast<int>(p.num_parts)) - begin, kMergeThreads);
-    if (threadIdx.x < count) {
-      const int slot = p.parts[begin + threadIdx.x];
-      slots[threadIdx.x] = slot >= 0 && slot < p.num_slots ? slot : -1;
-    }
-  }
-};
-
-// Running log2-sum-exp2 and weighted sum of four columns.
+// log2-sum-exp2 and weighted sum of some parts, for four columns.
 struct MergedQuad {
-  float m = 0.0f, l = 0.0f;
-  float4 acc = {0.0f, 0.0f, 0.0f, 0.0f};
+  float m, l;
+  float4 acc;
 
-  __device__ __forceinline__ void add(float lse2, float4 v) {
-    float mine = 1.0f, theirs = 1.0f;
-    if constexpr (Spec::kUseSoftmax) {
-      if (lse2 == -infinity()) return;  // no visible key in this part
-      if (l == 0.0f) m = lse2;
-      const float m_new = fmaxf(m, lse2);
-      mine = exp2_approx(m - m_new), theirs = exp2_approx(lse2 - m_new);
-      m = m_new, l = l * mine + theirs;
+  __device__ __forceinline__ void clear() {
+    m = -infinity(), l = 0.0f;
+    acc = make_float4(0, 0, 0, 0);
+  }
+  // Adds parts of which each counts as `lse2`, or not at all if that is -inf.
+  template <int kCount>
+  __device__ __forceinline__ void add(const float (&lse2)[kCount], const float4 (&values)[kCount],
+                                      const float (&sums)[kCount]) {
+    float most = m;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) most = fmaxf(most, lse2[i]);
+    const float base = most == -infinity() ? 0.0f : most;
+    const float mine = exp2_approx(m - base);
+    l *= mine, acc.x *= mine, acc.y *= mine, acc.z *= mine, acc.w *= mine;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float w = exp2_approx(lse2[i] - base);
+      l += w * sums[i];
+      acc.x += w * values[i].x, acc.y += w * values[i].y;
+      acc.z += w * values[i].z, acc.w += w * values[i].w;
     }
-    acc.x = acc.x * mine + theirs * v.x, acc.y = acc.y * mine + theirs * v.y;
-    acc.z = acc.z * mine + theirs * v.z, acc.w = acc.w * mine + theirs * v.w;
+    m = most;
   }
 };
 
-// `parts` holds the first slots of the item.
+struct MergeShared {
+  int slots[kPartsInShared];
+  MergedQuad quads[kMergeGroups][kMergeQuads];
+};
+
+// Reads the slots of a merge item; those that no plan would have become -1.
+JAXINFER_DEVICE int load_slot(const AttentionParams& p, int part) {
+  const int slot = p.parts[part];
+  return slot >= 0 && slot < p.num_slots ? slot : -1;
+}
+
+JAXINFER_DEVICE int count_parts(const AttentionParams& p, const MergeItem& merge) {
+  return max(min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin, 0);
+}
+
 JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
-                               const PartList& parts) {
+                               MergeShared& shared) {
   constexpr int kQuads = kHeadDimV / 4;
-  const int heads = merge.num_kv_heads * kGroup;
-  const int num_parts = min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin;
-  for (int x = blockIdx.y * kMergeThreads + threadIdx.x; x < merge.num_rows * heads * kQuads;
-       x += gridDim.y * kMergeThreads) {
-    const int column = x % kQuads * 4, token = x / kQuads / heads, slot_head = x / kQuads % heads;
+  const int quad = threadIdx.x % kMergeQuads, group = threadIdx.x / kMergeQuads;
+  const int heads = merge.num_kv_heads * kGroup, num_quads = merge.num_rows * heads * kQuads;
+  const int num_parts = count_parts(p, merge);
+  const int first = num_parts * group / kMergeGroups, last = num_parts * (group + 1) / kMergeGroups;
+  // Without softmax every part counts as 1: its weight is 2^0.
+  for (int begin = blockIdx.y * kMergeQuads; begin < num_quads; begin += gridDim.y * kMergeQuads) {
+    const int x = min(begin + quad, num_quads - 1);
+    const int column = x % kQuads * 4, row = x / kQuads, token = row / heads, n = row % heads;
     MergedQuad merged;
-    for (int first = 0; first < num_parts; first += kPartsAtOnce) {
-      float lse2[kPartsAtOnce];
+    merged.clear();
+    for (int at = first; at < last; at += kPartsAtOnce) {
+      float lse2[kPartsAtOnce], sums[kPartsAtOnce];
       float4 values[kPartsAtOnce];
 #pragma unroll
       for (int i = 0; i < kPartsAtOnce; ++i) {
-        // No branch: all loads of a round are under way before the first is used.
-        const int part = first + i;
-        int slot = parts.slots[min(part, kMergeThreads - 1)];
-        if (part >= kMergeThreads && part < num_parts) slot = p.parts[merge.parts_begin + part];
-        const bool is_part = part < num_parts && slot >= 0 && slot < p.num_slots;
-        const int64_t row =
-            ((is_part ? slot : 0) * p.slot_tokens + token) * p.slot_heads + slot_head;
-        lse2[i] = __ldcg(p.partial_lse + row);
+        const int part = at + i;
+        int slot = shared.slots[min(part, kPartsInShared - 1)];
+        if (part >= kPartsInShared && part < last) slot = load_slot(p, merge.parts_begin + part);
+        const bool is_part = part < last && slot >= 0;
+        const int64_t from = ((is_part ? slot : 0) * p.slot_tokens + token) * p.slot_heads + n;
+        lse2[i] = __ldcg(p.partial_lse + from);
         values[i] =
-            __ldcg(reinterpret_cast<const float4*>(p.partial_out + row * kHeadDimV + column));
+            __ldcg(reinterpret_cast<const float4*>(p.partial_out + from * kHeadDimV + column));
+        if (!Spec::kUseSoftmax) lse2[i] = 0.0f;
+        // What a part without keys holds is zero, but what lies beyond the parts is not.
         if (!is_part) lse2[i] = -infinity(), values[i] = make_float4(0, 0, 0, 0);
+        sums[i] = 1.0f;
       }
-#pragma unroll
-      for (int i = 0; i < kPartsAtOnce; ++i) merged.add(lse2[i], values[i]);
+      merged.add(lse2, values, sums);
     }
-    const int head = merge.kv_head_begin * kGroup + slot_head;
-    const float lse2 = log2_sum(merged.m, merged.l);
+    if (begin != blockIdx.y * kMergeQuads) __syncthreads();
+    shared.quads[group][quad] = merged;
+    __syncthreads();
+    if (group > 0 || begin + quad >= num_quads) continue;
+    float lse2[kMergeGroups], sums[kMergeGroups];
+    float4 values[kMergeGroups];
+#pragma unroll
+    for (int i = 0; i < kMergeGroups; ++i) {
+      const MergedQuad& other = shared.quads[i][quad];
+      lse2[i] = other.m, sums[i] = other.l, values[i] = other.acc;
+    }
+    merged.clear();
+    merged.add(lse2, values, sums);
+    const int head = merge.kv_head_begin * kGroup + n;
+    const float total = log2_sum(merged.m, merged.l);
     float factor = !Spec::kUseSoftmax ? 1.0f : merged.l == 0.0f ? 0.0f : 1.0f / merged.l;
-    factor *= sink_share(p, head, lse2 * kLn2);
-    const int64_t row = (merge.row_begin + token) * p.num_q_heads + head;
-    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + row * kHeadDimV + column) =
+    factor *= sink_share(p, head, total * kLn2);
+    const int64_t out_row = (merge.row_begin + token) * p.num_q_heads + head;
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + out_row * kHeadDimV + column) =
         make_uint2(Type::pack(merged.acc.x * factor, merged.acc.y * factor),
                    Type::pack(merged.acc.z * factor, merged.acc.w * factor));
-    if (column == 0) p.lse[row] = lse2 * kLn2;
+    if (column == 0) p.lse[out_row] = total * kLn2;
   }
 }
 

@@ -51,14 +51,6 @@ JAXINFER_DEVICE WorkItem load_item(const WorkItem* from) {
   return item;
 }
 
-// Brings the lengths of a sequence near, before it is known whether they are asked for.
-JAXINFER_DEVICE void prefetch_lengths(const AttentionParams& p, int seq) {
-  const int s = clamp32(seq, 0, static_cast<int>(p.num_seqs) - 1);
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.cu_q_lens + s));
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.cu_q_lens + s + 1));
-  asm volatile("prefetch.global.L1 [%0];" ::"l"(p.kv_lens + s));
-}
-
 // Rows of one sequence see ranges that only move right: the first and the last bound all.
 JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkItem& work) {
   Item item{};

@@ -11,12 +11,15 @@ from jaxinfer.ops.merge_partials import merge_partials
 from jaxinfer.ops.plan import plan
 from jaxinfer.ops.ragged_attention import ragged_attention
 from jaxinfer.ops.ragged_paged_attention import ragged_paged_attention
+from jaxinfer.ops.rope import Llama3RopeScaling, rope
+from jaxinfer.ops.rope_update_kv_pages import rope_update_kv_pages
 from jaxinfer.ops.update_kv_pages import token_slots, update_kv_pages
 from jaxinfer.page_pool import PagePool, PagePoolExhausted
 
 _register_targets()
 
 __all__ = [
+    "Llama3RopeScaling",
     "PagePool",
     "PagePoolExhausted",
     "PagedKVCache",
@@ -29,6 +32,8 @@ __all__ = [
     "plan",
     "ragged_attention",
     "ragged_paged_attention",
+    "rope",
+    "rope_update_kv_pages",
     "token_slots",
     "update_kv_pages",
 ]

@@ -132,7 +132,7 @@ def cuda_kernel(
     page_size: int = 0,
     **has: bool,
 ) -> KernelSpec | None:
-    """The CUDA kernel of an attention call; None for what csrc/attention.cuh does not do.
+    """The CUDA kernel of an attention call; None for what csrc/attention.cuh lacks.
 
     Args:
       query: [..., N, H].

@@ -14,8 +14,8 @@ from flax.nnx.nn import dtypes
 from jaxinfer.cache import PagedKVCache
 from jaxinfer.ops.dot_product_attention import dot_product_attention
 from jaxinfer.ops.ragged_paged_attention import ragged_paged_attention
+from jaxinfer.ops.rope import rope
 from jaxinfer.ragged_batch import RaggedBatch
-from jaxinfer.rope import rope
 
 __all__ = ["PagedAttention", "RaggedBatch", "attention_fn"]
 
@@ -72,7 +72,7 @@ class PagedAttention(nnx.Module):
           out_features: None = D.
           rope_theta: base of the rotary frequencies; None = no rotation.
           rope_dim: leading elements of a head that rotate; None = all.
-          rope_is_interleaved: pairs of neighbours; see jaxinfer.rope.rope.
+          rope_is_interleaved: pairs of neighbours; see jaxinfer.rope.
           is_causal: as in ragged_paged_attention.
           scale: as in ragged_paged_attention.
           local_window_size: as in ragged_paged_attention; the batch must be planned

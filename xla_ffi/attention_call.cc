@@ -169,10 +169,10 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   if (error.failure() || p.num_merges == 0) return error;
   Launch merge;
   merge.grid_x = p.num_merges;
-  // A thread takes four columns, a few times over; most merge items are small.
+  // Four threads take four columns; CTAs of large tiles go round eight times.
   const int64_t quads = p.slot_tokens * p.slot_heads * p.head_dim_v / 4;
-  merge.threads = 128;
-  merge.grid_y = (quads + 4 * merge.threads - 1) / (4 * merge.threads);
+  merge.threads = 256;
+  merge.grid_y = quads <= 256 ? (quads + 63) / 64 : (quads + 511) / 512;
   merge.overlaps_previous = true;
   return launch(stream, attributes, "merge_split", merge, &p);
 }

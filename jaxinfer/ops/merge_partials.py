@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jaxinfer import _check, _fold
 from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
+from jaxinfer._library import kernel_attributes
+from jaxinfer._plan import gpu_arch
+from jaxinfer.jit import KernelSpec
 from jaxinfer.reference.merge_partials import merge_partials as _reference
 
 MAX_SPLITS = 64
@@ -76,20 +79,28 @@ def _out_types(outs, lses, sink, **params):
     return [out_type(outs.shape[1:], outs.dtype), out_type(lses.shape[1:], jnp.float32)]
 
 
-def _cpu(outs, lses, sink, *, use_softmax, implementation):
+def _cuda(*operands, use_softmax, implementation):
+    kernel = kernel_attributes(KernelSpec("merge_partials", gpu_arch()))
+    return _call(*operands, use_softmax=use_softmax, **kernel)
+
+
+def _cpu(*operands, use_softmax, implementation):
+    return _call(*operands, use_softmax=use_softmax)
+
+
+def _call(outs, lses, sink, **attributes):
     results = [
         jax.ShapeDtypeStruct(outs.shape[1:], outs.dtype),
         jax.ShapeDtypeStruct(lses.shape[1:], jnp.float32),
     ]
-    return call_target(
-        "merge_partials", results, outs, lses, sink, use_softmax=use_softmax
-    )
+    return call_target("merge_partials", results, outs, lses, sink, **attributes)
 
 
 merge_partials_op = define_op(
     "merge_partials",
     out_types=_out_types,
     cpu=_cpu,
+    cuda=_cuda,
     reference=_reference,
     batch=lambda operands, axes, **params: _fold.merge_partials(
         merge_partials_op, operands, axes, **params

@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxinfer import _check, _fold, _native
 from jaxinfer._compat import call_target, define_op, out_type
-from jaxinfer._plan import Plan, PlanConfig, PlanFacts
+from jaxinfer._library import kernel_attributes
+from jaxinfer._plan import Plan, PlanConfig, PlanFacts, gpu_arch
+from jaxinfer.jit import KernelSpec
 
 
 def plan(
@@ -100,9 +102,17 @@ def _out_types(cu_q_lens, kv_lens, *, facts: PlanFacts):
     return [out_type((facts.layout["size"],), jnp.int32)]
 
 
-def _cpu(cu_q_lens, kv_lens, *, facts: PlanFacts):
+def _cuda(*operands, facts: PlanFacts):
+    return _cpu(
+        *operands, facts=facts, **kernel_attributes(KernelSpec("plan", gpu_arch()))
+    )
+
+
+def _cpu(cu_q_lens, kv_lens, *, facts: PlanFacts, **kernel):
     result = jax.ShapeDtypeStruct((facts.layout["size"],), jnp.int32)
-    return [call_target("plan", result, cu_q_lens, kv_lens, facts=facts.encoded)]
+    return [
+        call_target("plan", result, cu_q_lens, kv_lens, facts=facts.encoded, **kernel)
+    ]
 
 
 def _reference(cu_q_lens, kv_lens, *, facts: PlanFacts):
@@ -116,5 +126,10 @@ def _batch(operands, axes, *, facts: PlanFacts):
 
 
 plan_op = define_op(
-    "plan", out_types=_out_types, cpu=_cpu, reference=_reference, batch=_batch
+    "plan",
+    out_types=_out_types,
+    cpu=_cpu,
+    cuda=_cuda,
+    reference=_reference,
+    batch=_batch,
 )
