@@ -23,7 +23,9 @@ struct TokenSeq {
 JAXINFER_INLINE TokenSeq find_seq(const UpdateKvPagesParams& p, int64_t token) {
   constexpr int kLooks = 4;  // of a lane, in flight
   const int lane = threadIdx.x % 32;
-  for (int64_t first = 0; first < p.num_seqs; first += kLooks * 32) {
+  int64_t found = p.num_seqs;
+  int found_end = 0, found_kv_len = 0;
+  for (int64_t first = 0; first < p.num_seqs && found == p.num_seqs; first += kLooks * 32) {
     int end[kLooks], kv_len[kLooks];
 #pragma unroll
     for (int i = 0; i < kLooks; ++i) {
@@ -32,16 +34,19 @@ JAXINFER_INLINE TokenSeq find_seq(const UpdateKvPagesParams& p, int64_t token) {
       kv_len[i] = seq < p.num_seqs ? p.kv_lens[seq] : 0;
     }
 #pragma unroll
-    for (int i = 0; i < kLooks; ++i) {
+    for (int i = kLooks - 1; i >= 0; --i) {  // the first one is the last to be kept
       const unsigned behind = __ballot_sync(kAllLanes, end[i] > token);
+      const int owner = behind == 0 ? 0 : __ffs(behind) - 1;
+      const int owner_end = __shfl_sync(kAllLanes, end[i], owner);
+      const int owner_kv_len = __shfl_sync(kAllLanes, kv_len[i], owner);
       if (behind == 0) continue;
-      const int owner = __ffs(behind) - 1;
-      int64_t seq_end = __shfl_sync(kAllLanes, end[i], owner);
-      if (seq_end > p.num_tokens) seq_end = p.num_tokens;
-      return {first + i * 32 + owner, __shfl_sync(kAllLanes, kv_len[i], owner) - seq_end + token};
+      found = first + i * 32 + owner;
+      found_end = owner_end;
+      found_kv_len = owner_kv_len;
     }
   }
-  return {p.num_seqs, 0};
+  const int64_t end = found_end < p.num_tokens ? found_end : p.num_tokens;
+  return {found, found < p.num_seqs ? found_kv_len - end + token : 0};
 }
 
 // Row of the layer for a token, or -1. `seq` is used without a slot mapping.

@@ -65,6 +65,21 @@ def by_slot(**changes):
     return append(**(lists | changes))
 
 
+def rotate(**changes):
+    good = {"x": QUERY, "positions": i32(*range(T))}
+    return lambda: ji.rope(**(good | changes))
+
+
+def scaled(*numbers):
+    return lambda: ji.Llama3RopeScaling(*numbers)
+
+
+def rotate_and_append(**changes):
+    good = {"query": QUERY, "k_pages": PAGES, "v_pages": PAGES, **LISTS}
+    good |= {"key": zeros(T, K, H), "value": zeros(T, K, H)}
+    return lambda: ji.rope_update_kv_pages(**(good | changes))
+
+
 def slots(**changes):
     good = {**LISTS, "num_tokens": T, "num_pages": P, "page_size": PAGE}
     return lambda: ji.token_slots(**(good | changes))

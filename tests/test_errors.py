@@ -17,6 +17,7 @@ import pytest
 from error_calls import (
     CSR,
     HUGE,
+    LISTS,
     MAPPED,
     PAGE,
     PAGES,
@@ -43,6 +44,9 @@ from error_calls import (
     plan_of,
     planned_for,
     ragged,
+    rotate,
+    rotate_and_append,
+    scaled,
     slots,
     traced,
     under_vmap,
@@ -51,7 +55,6 @@ from error_calls import (
 )  # fmt: skip
 
 import jaxinfer as ji
-from jaxinfer.rope import rope
 from jaxinfer.testing.numerics import assert_close
 
 PACKAGE = Path(ji.__file__).parent
@@ -123,8 +126,26 @@ ROWS = [
      r"mask must be bool, got float32; add floats as bias"),
     ("seq lengths", dense(key_value_seq_lengths=i32(1, 2)), VALUE,
      r"key_value_seq_lengths must have shape \[B\] with B = 3, got 2 on axis 0"),
-    ("rope", lambda: rope(QUERY, jnp.arange(T), rotary_dim=65), VALUE,
+    ("rope", rotate(rotary_dim=65), VALUE,
      r"rotary_dim must be even and from 2 to head_dim = 64, got 65"),
+    ("theta", rotate(theta=0), VALUE, r"theta must be positive, got 0"),
+    ("scaling", rotate(scaling=8.0), VALUE,
+     r"scaling must be None or a Llama3RopeScaling, got 8\.0"),
+    ("scaling factor", scaled(-8.0, 1.0, 4.0, 8192), VALUE,
+     r"factor must be positive, got -8\.0"),
+    ("scaling order", scaled(8.0, 4.0, 4.0, 8192), VALUE,
+     r"low_freq_factor must be below high_freq_factor, got 4\.0 and 4\.0"),
+    ("rope on CPUs", rotate(implementation="cpu"), MISSING,
+     r"rope: no cpu kernel for float32\[6,4,64\]; use implementation=None or 'xla'"),
+    ("nowhere", rotate_and_append(page_table=None, kv_lens=None, cu_q_lens=None), VALUE,
+     r"rope_update_kv_pages needs either page_table .* or slot_mapping, got neither"),
+    ("only a table", rotate_and_append(kv_lens=None), VALUE,
+     r"kv_lens must be given together with page_table, got None"),
+    ("slots too", rotate_and_append(page_table=None, slot_mapping=i32(*range(T))),
+     VALUE, r"slot_mapping takes the place of page_table, kv_lens, .* got some of "),
+    ("no positions", rotate_and_append(**dict.fromkeys(LISTS),
+                                       slot_mapping=i32(*range(T))), VALUE,
+     r"positions must be given together with slot_mapping, got None"),
     ("shards", lambda: ji.PagedKVCache.create(num_layers=1, num_pages=1, page_size=1,
         num_kv_heads=6, head_dim=H, num_shards=4), VALUE,
      r"num_shards must divide num_kv_heads or be a multiple of it, .* got 4 .* for 6"),
@@ -260,6 +281,7 @@ def test_text(call, kind, text):
 
 GOOD = [paged(), paged(**CSR), paged(k_pages=STACKED, v_pages=STACKED, layer=1)]
 GOOD += [ragged(), dense(), append(), by_slot(), slots(), merge(), plan()]
+GOOD += [rotate(), rotate_and_append(), scaled(8.0, 1.0, 4.0, 8192)]
 
 
 @pytest.mark.parametrize("call", GOOD)

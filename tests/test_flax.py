@@ -14,7 +14,7 @@ from flax import nnx
 
 import jaxinfer as ji
 from jaxinfer.flax import PagedAttention, RaggedBatch
-from jaxinfer.rope import rope
+from jaxinfer.ops.rope import rope
 
 D, N, K, H = 96, 6, 2, 64
 PAGE_SIZE, MAX_PAGES, NUM_PAGES, NUM_LAYERS = 4, 8, 40, 3

@@ -55,5 +55,6 @@ def test_nothing_is_registered_if_the_check_fails(include_dir, monkeypatch):
     monkeypatch.setattr(_native, "ffi_api_version", (0, 3))
     _library.register_targets()
     assert {name for name, _ in registered} == {
-        f"jaxinfer_{_library.ABI_VERSION}_{op}" for op in _native.cpu_targets
+        f"jaxinfer_{_library.ABI_VERSION}_{op}"
+        for op in _native.cpu_targets | _native.cuda_targets
     }

@@ -89,6 +89,8 @@ PYBIND11_MODULE(_native, m) {
   cuda["plan"] = capsule(PlanCuda);
   cuda["update_kv_pages"] = capsule(UpdateKvPagesCuda);
   cuda["merge_partials"] = capsule(MergePartialsCuda);
+  cuda["rope"] = capsule(RopeCuda);
+  cuda["rope_update_kv_pages"] = capsule(RopeUpdateKvPagesCuda);
   m.attr("cpu_targets") = cpu;
   m.attr("cuda_targets") = cuda;
   m.attr("cuda_initialize") = capsule(InitializeCuda);

@@ -23,6 +23,8 @@ XLA_FFI_Error* DotProductAttentionCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* PlanCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* UpdateKvPagesCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* MergePartialsCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RopeCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RopeUpdateKvPagesCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* InitializeCuda(XLA_FFI_CallFrame*);
 }
 

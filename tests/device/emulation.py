@@ -33,10 +33,9 @@ def build(op: str) -> ctypes.CDLL:
 def target(op: str) -> str:
     """Registers the emulated target of an op for the CPU."""
     name = f"emulated_{op}"
-    symbol = "Emulated" + op.title().replace("_", "")
-    jax.ffi.register_ffi_target(
-        name, jax.ffi.pycapsule(build(op)[symbol]), platform="cpu"
-    )
+    library = build("rope" if op.startswith("rope") else op)
+    handler = library["Emulated" + op.title().replace("_", "")]
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return name
 
 
