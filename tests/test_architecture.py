@@ -22,24 +22,26 @@ CODE = {".py", ".pyi", ".cc", ".h", ".cuh"}
 MAY_IMPORT = {
     "_native": set(),
     "_check": set(),
-    "_library": {"_native"},
-    "_compat": {"_library"},
-    "_plan": {"_native"},
     "variants": {"_check"},
-    "jit": {"_check", "variants"},
+    "jit": {"_check", "_native", "variants"},
+    "_library": {"_native", "jit"},
+    "_compat": {"_library"},
+    "_plan_config": set(),
+    "_plan": {"_native", "_plan_config"},
     "reference": set(),
-    "_attention": {"_check", "_compat", "_plan"},
+    "_attention": {"_check", "_compat", "_library", "_plan", "jit"},
     "_fold": {"_attention", "reference"},
     "ops": {
-        *("_attention", "_check", "_compat", "_fold", "_native", "_plan"),
+        *("_attention", "_check", "_compat", "_fold", "_library", "_native", "_plan"),
         *("variants", "jit", "reference"),
     },
     "page_pool": set(),
     "debug": {"_check"},
-    "rope": {"_check", "ops"},
     "cache": {"ops", "_check"},
     "ragged_batch": {"_check", "_plan", "cache", "ops"},
-    "flax": {"_check", "_plan", "cache", "ops", "ragged_batch", "rope"},
+    "flax": {"_check", "_plan", "cache", "ops", "ragged_batch"},
+    "warmup": {"_attention", "_plan", "cache", "jit", "ops"},
+    "jit.__main__": {"jit", "warmup"},
     "export": {"_library", "_native", "_plan", "cache"},
     "testing": {"_plan", "cache", "ops", "reference"},
 }
@@ -73,8 +75,9 @@ def num_lines(path: Path) -> int:
 
 
 def part_of(module: str) -> str:
-    """jaxinfer.ops.plan -> ops, jaxinfer._plan -> _plan."""
-    return module.split(".")[1]
+    """jaxinfer.ops.plan -> ops; a command line is above what it belongs to."""
+    _, part, *rest = module.split(".")
+    return f"{part}.__main__" if rest == ["__main__"] else part
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -181,8 +184,27 @@ def test_an_op_is_one_name_all_the_way_down(op):
 
 
 def test_every_handler_belongs_to_an_op():
-    shared = {"attention_call", "module"}
-    assert {p.stem for p in (ROOT / "xla_ffi").glob("*.cc")} - shared == set(OPS)
+    target = re.compile(
+        r"^(XLA_FFI_DEFINE_HANDLER_SYMBOL|JAXINFER_\w+_TARGETS)\(", re.M
+    )
+    handlers = {
+        path.stem
+        for path in (ROOT / "xla_ffi").glob("*.cc")
+        if target.search(path.read_text())
+    }
+    # kernel.cc has the stage that loads the kernels of all ops.
+    assert handlers == {*OPS, "kernel"}
+
+
+def test_every_entry_of_a_kernel_is_one_that_the_handlers_load():
+    entry = re.compile(r'extern "C" __global__ void\s*(?:__\w+\([^)]*\))?\s*(\w+)\(')
+    kernels = [path.read_text() for path in text_files({".cuh"}, "csrc")]
+    entries = [name for text in kernels for name in entry.findall(text)]
+    assert len(entries) == sum(text.count("__global__") for text in kernels) > 5
+    loader = (ROOT / "xla_ffi/kernel.cc").read_text()
+    names = re.search(r"kEntries\[\] = \{(.*?)\};", loader, re.S)
+    assert names
+    assert sorted(re.findall(r'"(\w+)"', names[1])) == sorted(entries)
 
 
 def section(doc: str, title: str) -> str:
@@ -268,8 +290,9 @@ def test_environment_variables_are_documented():
     read = re.compile(r"(?:getenv\(|environ\S*?[(\[])\s*[\"'](\w+)[\"']")
     files = [*text_files(CODE, "jaxinfer", "csrc", "xla_ffi"), ROOT / "setup.py"]
     names = {name for path in files for name in read.findall(path.read_text())}
-    assert {"JAXINFER_CPU_ISA", "JAXINFER_PLAN_TARGET", "JAXINFER_CXXFLAGS"} <= names
-    documented = (ROOT / "docs/design.md").read_text()
+    ours = "CPU_ISA", "PLAN_TARGET", "CXXFLAGS", "CACHE_DIR", "NVRTC"
+    assert {f"JAXINFER_{name}" for name in ours} <= names
+    documented = (ROOT / "docs/environment.md").read_text()
     assert {name for name in names if f"`{name}`" not in documented} == set()
 
 
@@ -277,5 +300,4 @@ def test_readme_states_the_size_of_the_engine():
     stated = re.search(r"([\d,]+)\s+lines of code", (ROOT / "README.md").read_text())
     assert stated, "README.md must state the number of lines of the engine"
     lines = engine_lines()
-    assert int(stated[1].replace(",", "")) == pytest.approx(lines, rel=0.05), lines
-    assert lines < 10_000
+    assert int(stated[1].replace(",", "")) == pytest.approx(lines, rel=0.02), lines
