@@ -41,8 +41,13 @@ inline bool emulate(const char* entry, const Launch& launch, uint64_t seed, cons
       launch.threads == 0 || launch.grid_x == 0) {
     return false;
   }
-  return emulated::run_grid({launch.grid_x, launch.grid_y, launch.grid_z}, launch.threads, seed,
-                            [=] { run_entry(entry, params); });
+  const bool ended = emulated::run_grid({launch.grid_x, launch.grid_y, launch.grid_z},
+                                        launch.threads, seed, [=] { run_entry(entry, params); });
+  const auto* bytes = reinterpret_cast<const unsigned char*>(shared_memory);
+  for (size_t i = launch.shared_bytes; i < kSharedBytes; ++i) {
+    if (bytes[i] != 0xa5) return false;  // written past what the launch asked for
+  }
+  return ended;
 }
 
 // The order of the threads is that of attribute `seed`.
