@@ -50,16 +50,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kMergeThreads)
+extern "C" __global__ void __launch_bounds__(kThreads)
     merge_split(const __grid_constant__ AttentionParams p) {
   __shared__ MergeShared shared;
   // The plan was complete before the attention kernel began: only its results are waited for.
   const MergeItem merge = p.merges[blockIdx.x];
   const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
-  const int part = threadIdx.x;
-  if (is_used && part < count_parts(p, merge))
-    shared.slots[part] = load_slot(p, merge.parts_begin + part);
+  if (is_used) load_slots(p, merge, shared);
   __syncthreads();
   wait_for_previous();  // without work too: this grid must not end before that one
-  if (is_used) run_merge(p, merge, shared);
+  if (is_used) run_merge(p, merge, shared, blockIdx.y, gridDim.y);
 }

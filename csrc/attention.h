@@ -59,6 +59,9 @@ struct AttentionParams {
   const int32_t* parts;
   int64_t num_ctas, num_items, num_merges, num_parts;  // room in the plan; more than in use
   int64_t num_slots, slot_tokens, slot_heads;
+  // CUDA: how many parts of a merge item are there yet; all zero between calls. nullptr:
+  // a kernel of its own merges.
+  uint32_t* arrivals = nullptr;
   float* partial_out;  // [slots, slot_tokens, slot_heads, Hv]
   float* partial_lse;  // [slots, slot_tokens, slot_heads]
   void* out;           // [T, N, Hv]

@@ -15,6 +15,7 @@
 // Accumulator columns are query rows in both, so rescaling O needs no shuffle.
 #pragma once
 
+#include "csrc/attention_merge.cuh"
 #include "csrc/attention_work.cuh"
 
 namespace jaxinfer {
@@ -24,6 +25,7 @@ constexpr int kStages = kTiles.decode_stages;
 constexpr int kStageBytes = kDecodeKeys * (kRowBytes + kRowBytesV);
 constexpr int kStepKeys = kTiles.warps * kDecodeKeys;  // of the CTA
 constexpr int kOutStride = kHeadDimV + kOutPad;
+static_assert(sizeof(MergeShared) <= kTiles.warps * 8 * kOutStride * 4, "shares their memory");
 constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of the maximum is left standing
 
 JAXINFER_DEVICE int num_steps(const Item& item) {
@@ -321,6 +323,8 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
     }
     const float scale = queries.scores.log2_scale;
     const int done = head;
+    const bool is_arrival =
+        p.arrivals != nullptr && item.partial != kWriteThrough && head + 1 == item.num_heads;
     if (++head == item.num_heads) {
       head = 0;
       do ++i;
@@ -328,6 +332,7 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
     }
     if (i < last) queries.load(p, items[i], head);  // on its way while the warps meet
     sums.write(p, item, done, scale, merge_buffer);
+    if (is_arrival) merge_if_last(p, item.merge, *reinterpret_cast<MergeShared*>(merge_buffer));
   }
   wait_copies<0>();
 }

@@ -5,18 +5,18 @@
 // whatever finished first (FlashInfer, section 2.2).
 //
 // A call is over when this is, so latency is all that counts: what the plan says is read
-// while the attention kernel still runs, all partial results are asked for at once, and
-// their weights are computed apart from one another. Four threads share a quad of columns.
+// beforehand, all partial results are asked for at once, and their weights are computed
+// apart from one another. Several threads share a quad of columns. Short calls merge in the
+// CTA that brings the last part; others in a kernel behind them, which all CTAs share.
 #pragma once
 
 #include "csrc/attention_work.cuh"
 
 namespace jaxinfer {
 
-constexpr int kMergeQuads = 64;  // of columns, a CTA at a time
-constexpr int kMergeGroups = 4;  // of parts
-constexpr int kMergeThreads = kMergeQuads * kMergeGroups;
-constexpr int kPartsAtOnce = 4;  // loads of a thread in flight
+constexpr int kMergeQuads = 64;                       // of columns, a CTA at a time
+constexpr int kMergeGroups = kThreads / kMergeQuads;  // of parts
+constexpr int kPartsAtOnce = 4;                       // loads of a thread in flight
 constexpr int kPartsInShared = 256;
 
 // log2-sum-exp2 and weighted sum of some parts, for four columns.
@@ -49,7 +49,9 @@ struct MergedQuad {
   }
 };
 
+// In both places the same number of threads, and so the same bits.
 struct MergeShared {
+  int is_last;
   int slots[kPartsInShared];
   MergedQuad quads[kMergeGroups][kMergeQuads];
 };
@@ -64,15 +66,23 @@ JAXINFER_DEVICE int count_parts(const AttentionParams& p, const MergeItem& merge
   return max(min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin, 0);
 }
 
+// Called by all threads; reads what load_slots() has left.
+JAXINFER_DEVICE void load_slots(const AttentionParams& p, const MergeItem& merge,
+                                MergeShared& shared) {
+  for (int part = threadIdx.x; part < min(count_parts(p, merge), kPartsInShared); part += kThreads)
+    shared.slots[part] = load_slot(p, merge.parts_begin + part);
+}
+
+// Merges quads `turn`, `turn` + `turns` ... of 64 each.
 JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
-                               MergeShared& shared) {
+                               MergeShared& shared, int turn, int turns) {
   constexpr int kQuads = kHeadDimV / 4;
   const int quad = threadIdx.x % kMergeQuads, group = threadIdx.x / kMergeQuads;
   const int heads = merge.num_kv_heads * kGroup, num_quads = merge.num_rows * heads * kQuads;
   const int num_parts = count_parts(p, merge);
   const int first = num_parts * group / kMergeGroups, last = num_parts * (group + 1) / kMergeGroups;
   // Without softmax every part counts as 1: its weight is 2^0.
-  for (int begin = blockIdx.y * kMergeQuads; begin < num_quads; begin += gridDim.y * kMergeQuads) {
+  for (int begin = turn * kMergeQuads; begin < num_quads; begin += turns * kMergeQuads) {
     const int x = min(begin + quad, num_quads - 1);
     const int column = x % kQuads * 4, row = x / kQuads, token = row / heads, n = row % heads;
     MergedQuad merged;
@@ -97,7 +107,7 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
       }
       merged.add(lse2, values, sums);
     }
-    if (begin != blockIdx.y * kMergeQuads) __syncthreads();
+    if (begin != turn * kMergeQuads) __syncthreads();
     shared.quads[group][quad] = merged;
     __syncthreads();
     if (group > 0 || begin + quad >= num_quads) continue;
@@ -120,6 +130,24 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
                    Type::pack(merged.acc.z * factor, merged.acc.w * factor));
     if (column == 0) p.lse[out_row] = total * kLn2;
   }
+}
+
+// After the CTA has written a part: the last of them to arrive merges them all. The counter
+// wraps to zero by itself, ready for the next call.
+JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, int index, MergeShared& shared) {
+  const MergeItem merge = p.merges[index];
+  const int num_parts = count_parts(p, merge);
+  if (!is_valid(p, merge) || num_parts == 0) return;
+  __syncthreads();  // the memory held the warps' results
+  load_slots(p, merge, shared);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0)
+    shared.is_last = atomicInc(p.arrivals + index, num_parts - 1) == num_parts - 1;
+  __syncthreads();
+  if (!shared.is_last) return;
+  __threadfence();
+  run_merge(p, merge, shared, 0, 1);
 }
 
 }  // namespace jaxinfer

@@ -35,9 +35,10 @@ struct Item {
   int num_heads;  // KV heads
   int page_row;
   int partial, partial_row;
+  int merge;
   int lo, hi;          // keys that some row sees
   int all_lo, all_hi;  // keys that every row sees
-  int spare[4];
+  int spare[3];
 };
 static_assert(sizeof(Item) == kItemBytes, "attention_tiles.h counts on it");
 
@@ -63,6 +64,7 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
   item.num_heads = work.num_kv_heads;
   item.page_row = work.page_row;
   item.partial = work.partial, item.partial_row = work.partial_row;
+  item.merge = clamp32(work.merge, 0, static_cast<int>(p.num_merges) - 1);
   if (work.row_mode == kPaddingRows) return item;
   const bool is_one_seq = work.row_mode == kRowsOfOneSeq;
   const int stride = is_one_seq ? max(work.num_rows - 1, 1) : 1;

@@ -28,6 +28,8 @@ std::optional<CudaDriver> open_driver() {
   find("cuKernelGetFunction", &driver.cuKernelGetFunction);
   find("cuKernelGetAttribute", &driver.cuKernelGetAttribute);
   find("cuKernelSetAttribute", &driver.cuKernelSetAttribute);
+  find("cuMemAlloc_v2", &driver.cuMemAlloc_v2);
+  find("cuMemsetD8_v2", &driver.cuMemsetD8_v2);
   find("cuLaunchKernelEx", &driver.cuLaunchKernelEx);
   if (!complete) return std::nullopt;
   return driver;

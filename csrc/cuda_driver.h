@@ -6,6 +6,8 @@
 // machines with and without CUDA, and every CUDA version.
 #pragma once
 
+#include <stddef.h>
+
 namespace jaxinfer {
 
 struct CUlib_st;
@@ -55,6 +57,8 @@ struct CudaDriver {
   CUresult (*cuKernelGetFunction)(CUfunction*, CUkernel);
   CUresult (*cuKernelGetAttribute)(int*, int, CUkernel, CUdevice);
   CUresult (*cuKernelSetAttribute)(int, int, CUkernel, CUdevice);
+  CUresult (*cuMemAlloc_v2)(unsigned long long*, size_t);
+  CUresult (*cuMemsetD8_v2)(unsigned long long, unsigned char, size_t);
   CUresult (*cuLaunchKernelEx)(const CUlaunchConfig*, CUfunction, void**, void**);
 };
 

@@ -167,7 +167,7 @@ class PlanWriter {
         layout_(plan_layout(facts)),
         buffer_(buffer),
         items_(reinterpret_cast<WorkItem*>(buffer + layout_.items)),
-        slots_(facts.head_groups()) {
+        parts_(facts.head_groups()) {
     // Items are written whole, once; all other bytes start as zero.
     std::memset(buffer, 0, layout_.items * sizeof(int32_t));
     std::memset(buffer + layout_.merges, 0, (layout_.size - layout_.merges) * sizeof(int32_t));
@@ -189,8 +189,8 @@ class PlanWriter {
         // At most one split tile enters a range and one leaves it: two slots per CTA.
         const int slot = facts_.batch_invariant ? index : 2 * cta + (piece.is_first() ? 1 : 0);
         item.partial = slot;
-        slots_[head_group].push_back(slot);
-        if (piece.is_last()) write_merge(item, slots_[head_group]);
+        parts_[head_group].push_back(index);
+        if (piece.is_last()) write_merge(parts_[head_group]);
       }
       load += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * piece.tile->unit_cost;
     }
@@ -209,16 +209,19 @@ class PlanWriter {
   }
 
  private:
-  // The rows of a tile whose last piece is `item`; its pieces wrote to `slots`.
-  void write_merge(const WorkItem& item, std::vector<int>& slots) {
+  // The rows of a split tile, whose pieces are the items `parts`.
+  void write_merge(std::vector<int>& parts) {
     const int begin = header_.num_parts;
-    std::copy(slots.begin(), slots.end(), buffer_ + layout_.parts + begin);
-    header_.num_parts += static_cast<int>(slots.size());
+    for (const int part : parts) {
+      items_[part].merge = header_.num_merges;
+      buffer_[layout_.parts + header_.num_parts++] = items_[part].partial;
+    }
+    const WorkItem& item = items_[parts.back()];
     const MergeItem merge{
         item.row_begin,    item.num_rows, item.kv_head_begin, item.num_kv_heads, begin,
         header_.num_parts, {0, 0}};
     std::memcpy(buffer_ + layout_.merges + header_.num_merges++ * 8, &merge, sizeof(merge));
-    slots.clear();
+    parts.clear();
   }
 
   const PlanFacts& facts_;
@@ -226,7 +229,7 @@ class PlanWriter {
   int32_t* buffer_;
   WorkItem* items_;
   PlanHeader header_{};
-  std::vector<std::vector<int>> slots_;  // of the tile being split, per head group
+  std::vector<std::vector<int>> parts_;  // items of the tile being split, per head group
 };
 
 }  // namespace

@@ -501,6 +501,7 @@ JAXINFER_INLINE void write_pieces(const Planner& planner, int num_tiles, int gro
         merge = by_range(range_splits, last_range, inner, i, tile.splits);
         parts = by_range(range_parts, last_range, inner, i, tile.parts);
       }
+      item.merge = merge;
       p.buffer[p.layout.parts + parts + place] = item.partial;
       if (is_last) {
         const MergeItem merged{

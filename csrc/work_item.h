@@ -44,7 +44,8 @@ struct WorkItem {
   int partial;        // slot of the partial result, or kWriteThrough
   int partial_row;    // where in the slot its first row goes: items of other rows may
                       // share a slot that a merge reads as one
-  int spare[2];       // zero
+  int merge;          // which MergeItem its slot is a part of; 0 if it writes through
+  int spare;          // zero
 };
 static_assert(sizeof(WorkItem) == 64, "a work item is 16 int32");
 

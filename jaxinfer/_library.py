@@ -44,8 +44,7 @@ def register_targets() -> None:
     check_ffi_version(_native.ffi_api_version, jax.ffi.include_dir())
     for op, handler in _native.cpu_targets.items():
         jax.ffi.register_ffi_target(target_name(op), handler, platform="cpu")
-    for op, handler in _native.cuda_targets.items():
-        stages = {"initialize": _native.cuda_initialize, "execute": handler}
+    for op, stages in _native.cuda_targets.items():
         jax.ffi.register_ffi_target(target_name(op), stages, platform="CUDA")
     _native.set_kernel_resolver(jit.resolve)
 

@@ -7,8 +7,7 @@ import numpy as np
 
 ffi_api_version: tuple[int, int]
 cpu_targets: dict[str, Any]
-cuda_targets: dict[str, Any]
-cuda_initialize: Any
+cuda_targets: dict[str, dict[str, Any]]
 cpu_isa: str
 
 def plan_layout(facts: np.ndarray) -> dict[str, int]: ...

@@ -74,7 +74,7 @@ def check_sections(plan, buffer):
     empty_to = [layout["items"], layout["merges"], layout["parts"], layout["size"]]
     for begin, end in zip(empty_from, empty_to, strict=True):
         assert not buffer[begin:end].any(), "not zero after the end"
-    assert not plan.items[:, 13:].any(), "spare fields of items"
+    assert not plan.items[:, [wi.PARTIAL_ROW, 15]].any(), "spare field of items"
     assert not plan.merges[:, 6:].any(), "spare fields of merges"
 
 
@@ -223,6 +223,10 @@ def check_merges(plan, tiles):
     )
     assert (np.sort(index) == np.arange(len(slots))).all(), "parts twice or never"
     assert (plan.parts[index] == slots).all()
+    merge = items[:, wi.MERGE]
+    assert not merge[whole].any(), "items that are not merged name a merge"
+    own = plan.merges[merge[~whole]]
+    assert ((index >= own[:, 4]) & (index < own[:, 5])).all(), "parts of another merge"
 
     config = facts.config
     if not config.batch_invariant:
@@ -294,7 +298,8 @@ def check_order(items, order, cta, indptr, inner):
         place = np.arange(len(items)) - indptr[cta]
         items = items[np.lexsort((cta % inner, place, cta // inner))]
         items = items.reshape(-1, inner, 16)
-        same = [c for c in range(16) if c not in (wi.KV_HEAD_BEGIN, wi.PARTIAL)]
+        of_head = wi.KV_HEAD_BEGIN, wi.PARTIAL, wi.MERGE
+        same = [c for c in range(16) if c not in of_head]
         assert (items[:, :, same] == items[:, :1, same]).all()
         heads = np.arange(inner) * items[0, 0, wi.NUM_KV_HEADS]
         assert (items[:, :, wi.KV_HEAD_BEGIN] == heads).all()

@@ -24,7 +24,8 @@ FULL, MASKED = range(2)
     MASK_MODE,
     PARTIAL,
     PARTIAL_ROW,
-) = range(14)
+    MERGE,
+) = range(15)
 NUM_ITEMS, NUM_MERGES, NUM_PARTS, NUM_CTAS, MAX_LOAD = range(5)
 
 

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "csrc/attention_tiles.h"
+#include "xla_ffi/arrivals.h"
 
 namespace jaxinfer {
 namespace {
@@ -66,6 +67,19 @@ void read_on_host(AttentionParams* p) {
   p->num_items = std::clamp<int64_t>(header.num_items, 0, p->num_items);
   p->num_merges = std::clamp<int64_t>(header.num_merges, 0, p->num_merges);
   p->num_parts = std::clamp<int64_t>(header.num_parts, 0, p->num_parts);
+}
+
+// Packed rows of the plan's largest tiles.
+int64_t most_rows(const PlanFacts& facts) {
+  return int64_t{facts.tile_tokens(facts.num_tile_classes - 1)} * facts.q_heads_per_kv_head();
+}
+
+// Counters for a merge by the last CTA: where all tiles are short, so that merging is short
+// work too, and each item has its parts in one merge, as the planner makes them.
+int64_t num_arrivals(const AttentionCall& call) {
+  constexpr int64_t kMostArrivals = 1 << 14;
+  const bool is_short = !has_prefill(most_rows(call.facts));
+  return is_short && call.params.num_merges <= kMostArrivals ? call.params.num_merges : 0;
 }
 
 }  // namespace
@@ -152,26 +166,32 @@ ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
   return done;
 }
 
+ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call) {
+  const ffi::Error error = load_kernel(attributes);
+  const int64_t count = num_arrivals(call);
+  if (error.success() && count > 0) reserve_arrivals(call.params.partial_lse, count);
+  return error;
+}
+
 ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call) {
-  const AttentionParams& p = call.params;
+  AttentionParams p = call.params;
   const PlanFacts& facts = call.facts;
   const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v, facts.ctas_per_sm);
-  const int64_t group = facts.q_heads_per_kv_head();
-  const int64_t most_rows = facts.tile_tokens(facts.num_tile_classes - 1) * group;
-  if (most_rows > tiles.prefill_rows) {
+  if (most_rows(facts) > tiles.prefill_rows) {
     return ffi::Error::InvalidArgument("jaxinfer: the plan has tiles of more rows than the kernel");
   }
+  if (const int64_t count = num_arrivals(call)) p.arrivals = find_arrivals(p.partial_lse, count);
   Launch attend;
   attend.grid_x = facts.num_ctas;
   attend.threads = tiles.threads();
-  attend.shared_bytes = tiles.shared_bytes(most_rows);
+  attend.shared_bytes = tiles.shared_bytes(most_rows(facts));
   const ffi::Error error = launch(stream, attributes, "attention", attend, &p);
-  if (error.failure() || p.num_merges == 0) return error;
+  if (error.failure() || p.num_merges == 0 || p.arrivals != nullptr) return error;
   Launch merge;
   merge.grid_x = p.num_merges;
-  // Four threads take four columns; CTAs of large tiles go round eight times.
+  // Each CTA takes 64 quads of columns at a time; those of large tiles go round eight times.
   const int64_t quads = p.slot_tokens * p.slot_heads * p.head_dim_v / 4;
-  merge.threads = 256;
+  merge.threads = tiles.threads();
   merge.grid_y = quads <= 256 ? (quads + 63) / 64 : (quads + 511) / 512;
   merge.overlaps_previous = true;
   return launch(stream, attributes, "merge_split", merge, &p);

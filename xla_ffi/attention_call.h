@@ -30,7 +30,10 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
 // Runs the items of every CTA on XLA's thread pool, then the merges.
 ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call);
 
-// Launches the kernel of csrc/attention.cuh and the merge behind it.
+// Before any run of it: loads the kernel, and reserves what it counts with.
+ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call);
+
+// Launches the kernel of csrc/attention.cuh and, if it does not merge, that which does.
 ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call);
 
 template <MatchAttention match>
@@ -39,6 +42,14 @@ ffi::Future attention_on_cpu(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi:
   AttentionCall call;
   const ffi::Error error = match({args, rets}, attributes, &call);
   return error.failure() ? failed(error) : run_on_cpu(pool, std::move(call));
+}
+
+template <MatchAttention match>
+ffi::Error prepare_attention_on_cuda(ffi::RemainingArgs args, ffi::RemainingRets rets,
+                                     ffi::Dictionary attributes) {
+  AttentionCall call;
+  const ffi::Error error = match({args, rets}, attributes, &call);
+  return error.failure() ? error : prepare_on_cuda(attributes, call);
 }
 
 template <MatchAttention match>
@@ -51,11 +62,14 @@ ffi::Error attention_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::Rema
 
 }  // namespace jaxinfer
 
-// The two targets of an attention op.
+// The targets of an attention op.
 #define JAXINFER_ATTENTION_TARGETS(Name, match)                                         \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                        \
       Name, attention_on_cpu<match>,                                                    \
       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs()); \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                        \
+      Name##CudaInitialize, prepare_attention_on_cuda<match>,                           \
+      ffi::Ffi::BindInitialize().RemainingArgs().RemainingRets().Attrs());              \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(Name##Cuda, attention_on_cuda<match>,                   \
                                 ffi::Ffi::Bind()                                        \
                                     .Ctx<ffi::PlatformStream<CUstream>>()               \

@@ -76,6 +76,13 @@ PYBIND11_MODULE(_native, m) {
   auto capsule = [](XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
     return py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
   };
+  auto stages = [&](XLA_FFI_Error* (*execute)(XLA_FFI_CallFrame*),
+                    XLA_FFI_Error* (*initialize)(XLA_FFI_CallFrame*) = InitializeCuda) {
+    py::dict d;
+    d["initialize"] = capsule(initialize);
+    d["execute"] = capsule(execute);
+    return d;
+  };
   py::dict cpu, cuda;
   cpu["plan"] = capsule(Plan);
   cpu["ragged_paged_attention"] = capsule(RaggedPagedAttention);
@@ -83,17 +90,18 @@ PYBIND11_MODULE(_native, m) {
   cpu["dot_product_attention"] = capsule(DotProductAttention);
   cpu["update_kv_pages"] = capsule(UpdateKvPages);
   cpu["merge_partials"] = capsule(MergePartials);
-  cuda["ragged_paged_attention"] = capsule(RaggedPagedAttentionCuda);
-  cuda["ragged_attention"] = capsule(RaggedAttentionCuda);
-  cuda["dot_product_attention"] = capsule(DotProductAttentionCuda);
-  cuda["plan"] = capsule(PlanCuda);
-  cuda["update_kv_pages"] = capsule(UpdateKvPagesCuda);
-  cuda["merge_partials"] = capsule(MergePartialsCuda);
-  cuda["rope"] = capsule(RopeCuda);
-  cuda["rope_update_kv_pages"] = capsule(RopeUpdateKvPagesCuda);
+  cuda["ragged_paged_attention"] =
+      stages(RaggedPagedAttentionCuda, RaggedPagedAttentionCudaInitialize);
+  cuda["ragged_attention"] = stages(RaggedAttentionCuda, RaggedAttentionCudaInitialize);
+  cuda["dot_product_attention"] =
+      stages(DotProductAttentionCuda, DotProductAttentionCudaInitialize);
+  cuda["plan"] = stages(PlanCuda);
+  cuda["update_kv_pages"] = stages(UpdateKvPagesCuda);
+  cuda["merge_partials"] = stages(MergePartialsCuda);
+  cuda["rope"] = stages(RopeCuda);
+  cuda["rope_update_kv_pages"] = stages(RopeUpdateKvPagesCuda);
   m.attr("cpu_targets") = cpu;
   m.attr("cuda_targets") = cuda;
-  m.attr("cuda_initialize") = capsule(InitializeCuda);
 
   m.def(
       "register_kernel",

@@ -16,15 +16,19 @@ XLA_FFI_Error* DotProductAttention(XLA_FFI_CallFrame*);
 XLA_FFI_Error* UpdateKvPages(XLA_FFI_CallFrame*);
 XLA_FFI_Error* MergePartials(XLA_FFI_CallFrame*);
 
-// On CUDA, stage "execute"; the stage before it is the same for all.
+// On CUDA, stages "initialize" and "execute".
+XLA_FFI_Error* RaggedPagedAttentionCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RaggedPagedAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RaggedAttentionCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RaggedAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* DotProductAttentionCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* DotProductAttentionCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* PlanCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* UpdateKvPagesCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* MergePartialsCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RopeCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RopeUpdateKvPagesCuda(XLA_FFI_CallFrame*);
+// Of all that need nothing but their kernel.
 XLA_FFI_Error* InitializeCuda(XLA_FFI_CallFrame*);
 }
 

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// Where the counters of a merge live that is done by whichever CTA comes last. They must be
+// zero when a call begins and belong to it alone while it runs. A counter in a workspace
+// would have to be cleared by a node of its own (2 us a call); one in a plan or an operand
+// is shared by calls that may run side by side. But two calls that run side by side never
+// have the same workspace: so the address of the workspace names the counters, and each
+// call leaves them as it found them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace jaxinfer {
+
+// Makes sure that the calls on the current device whose workspace is at `workspace` have
+// `count` counters. Not during capture. Where there is no memory left, there are none.
+void reserve_arrivals(const void* workspace, size_t count);
+
+// These counters, or nullptr.
+uint32_t* find_arrivals(const void* workspace, size_t count);
+
+}  // namespace jaxinfer
