@@ -1,48 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""Writes the tables of docs/performance.md from the stored runs.
+"""Writes the tables of docs/performance.md, and its plots, from the stored runs.
 
-python -m benchmarks.report
+python -m benchmarks.report            # tables
+python -m benchmarks.report --plots    # and plots, which need matplotlib
 """
 
+import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report_gpu
+
 ROOT = Path(__file__).parent
 PAGE = ROOT.parent / "docs" / "performance.md"
+PLOTS = PAGE.parent / "performance"
 BEGIN, END = "<!-- tables: python -m benchmarks.report -->", "<!-- end of tables -->"
+
+
+def runs() -> Iterable[tuple[str, dict[str, Any]]]:
+    """(name, run) of all stored runs."""
+    for path in sorted((ROOT / "results").glob("*.json")):
+        yield path.stem, json.loads(path.read_text())
 
 
 def tables() -> str:
     """All stored runs as Markdown."""
-    runs = sorted((ROOT / "results").glob("*.json"))
-    return "\n\n".join(_run(json.loads(path.read_text())) for path in runs)
+    return "\n\n".join(section(name, run) for name, run in runs())
 
 
-def _run(run: dict[str, Any]) -> str:
+def section(name: str, run: dict[str, Any]) -> str:
+    """One run as Markdown."""
+    if "driver" in run["meta"]:
+        return report_gpu.section(name, run)
     meta = run["meta"]
-    lines = [
+    head = (
         f"### {meta['device']}, {meta['cores']} cores",
         "",
         f"{meta['date']}, jax {meta['jax']}, Python {meta['python']}, instruction set "
         f"{meta['isa']}, commit {meta['commit'][:12]}. This machine reads memory at "
         f"{1e3 * meta['read_tbps']:.1f} GB/s.",
         "",
-        "| benchmark | case | implementation | us (min .. max) | GB/s | of reading |",
-        "|---|---|---|---|---|---|",
-    ]
-    for record in run["records"]:
-        tbps = record.get("tbps")
-        rate, share = "", ""
-        if tbps is not None:
-            rate, share = f"{1e3 * tbps:.1f}", f"{tbps / meta['read_tbps']:.0%}"
-        lines.append(
-            f"| {record['benchmark']} | {record['case']} | {record['impl']} "
-            f"| {record['us']:.1f} ({record['us_min']:.1f} .. {record['us_max']:.1f}) "
-            f"| {rate} | {share} |"
-        )
-    return "\n".join(lines)
+    )
+    rows = report_gpu.plain_table(run["records"], meta["read_tbps"])
+    return "\n".join([*head, *rows])
 
 
 def page(text: str) -> str:
@@ -51,6 +54,19 @@ def page(text: str) -> str:
     return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{rest.split(END)[1]}"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes the page, and the plots if they are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plots", action="store_true")
+    if parser.parse_args().plots:
+        from benchmarks import plots
+
+        for name, run in runs():
+            for path in plots.write(name, run, PLOTS):
+                print(f"wrote {path}")
     PAGE.write_text(page(PAGE.read_text()))
     print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

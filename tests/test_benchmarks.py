@@ -1,10 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""The numbers of the docs are those of stored runs."""
+"""The numbers of the docs are those of stored runs, and every benchmark runs."""
 
+import dataclasses
+import itertools
 import json
+import math
 
-from benchmarks import report
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import (
+    bench_decode,
+    bench_merge_partials,
+    bench_plan,
+    bench_rope,
+    bench_update_kv_pages,
+    decode_cells,
+    decode_step,
+    gpu_idle,
+    harness,
+    jobs,
+    op_cells,
+    report,
+    report_gpu,
+)
+from benchmarks.decode_step_cells import Cell
+from benchmarks.gpu_timing import QUICK, Settings, measure
+from benchmarks.llama_8b import TINY, Model
+from benchmarks.peers.process import flashinfer_records
+
+TINY_CELL = decode_cells.cells("tiny")[-1]
 
 
 def test_tables_are_made_from_the_stored_runs():
@@ -14,7 +41,227 @@ def test_tables_are_made_from_the_stored_runs():
 
 
 def test_a_run_says_what_it_was_measured_on():
-    for path in (report.ROOT / "results").glob("*.json"):
-        meta = json.loads(path.read_text())["meta"]
+    for _, run in report.runs():
+        meta = run["meta"]
         assert {"commit", "device", "jax", "date", "read_tbps"} <= meta.keys()
         assert not meta["commit"].endswith("-dirty")
+
+
+def test_records_have_the_fields_that_all_runs_share():
+    for _, run in report.runs():
+        for record in run["records"]:
+            assert {"benchmark", "case", "impl", "us"} <= record.keys()
+            times = {"us_min", "us_max"} if record["us"] else {"why"}
+            assert times <= record.keys()
+
+
+def test_runs_on_a_gpu_have_their_plots():
+    for name, run in report.runs():
+        has_decode = any(r["benchmark"] in report_gpu.DECODE for r in run["records"])
+        if has_decode and "driver" in run["meta"]:
+            for plot in report_gpu.PLOT_NAMES:
+                assert (report.PLOTS / f"{name}-{plot}.svg").exists()
+
+
+def test_every_target_has_its_cell():
+    names = [case.name for case in decode_cells.cells("targets")]
+    assert list(decode_cells.TARGETS) == names
+    rest = decode_cells.cells("grid", "groups", "pages", "-targets")
+    assert not {case.name for case in rest} & set(names)
+
+
+@pytest.mark.parametrize("case", decode_cells.cells("targets", "pages"), ids=str)
+def test_caches_in_turn_are_larger_than_the_l2(case):
+    count = decode_cells.num_rotated(case, Settings().calls)
+    assert 2 <= count <= Settings().calls
+    assert count * decode_cells.kv_bytes(case) >= decode_cells.COLD_BYTES
+
+
+def test_page_tables_share_no_page():
+    num_pages, tables = decode_cells.page_tables(TINY_CELL, 3)
+    counts = -(-TINY_CELL.make_lengths()[1] // TINY_CELL.page_size)
+    used = [t[b, :n] for t in tables for b, n in enumerate(counts)]
+    assert sorted(np.concatenate(used)) == list(range(num_pages))
+
+
+def test_results_of_a_chain_stay_as_large_as_queries():
+    case = dataclasses.replace(TINY_CELL, kv_len=400, lengths="const")
+    pool = bench_decode.Pool.create(case, 2)
+    prepared, query = bench_decode.jaxinfer(pool), pool.query
+    for buffer in [*prepared.buffers] * 10:
+        query = prepared.call(query, prepared.shared, buffer)
+        assert 0.4 < float(np.asarray(query, np.float32).std()) < 1.1
+
+
+def test_wrong_results_are_not_timed():
+    keys = [np.ones((3, 1, 8))]
+    out = query = np.ones((1, 1, 8))
+    assert decode_cells.max_error(out, query, keys, keys) == 0
+    with pytest.raises(AssertionError, match="wrong result"):
+        decode_cells.max_error(out + 0.1, query, keys, keys)
+    with pytest.raises(AssertionError, match="wrong result"):
+        decode_cells.max_error(out * math.nan, query, keys, keys)
+
+
+def test_time_is_divided_by_all_calls_of_all_launches():
+    seen = []
+    settings = Settings(calls=10, repeats=3, seconds=60, most_launches=5)
+    times = measure(lambda: seen.append(0), lambda: None, settings)
+    assert len(seen) == 3 + 1 + 3 * 5
+    assert times["us_min"] <= times["us"] <= times["us_max"]
+
+
+def test_decode_is_measured_and_what_cannot_run_says_why():
+    impls = ("jaxinfer", "jaxinfer, plan in graph", "xla", "xla dense", "pallas")
+    made = list(bench_decode.records([TINY_CELL], impls, QUICK))
+    ran = [(r["benchmark"], r["impl"]) for r in made if r["us"]]
+    assert ran == list(
+        (name, impl)
+        for impl, name in itertools.product(impls[:-1], ("decode", "decode_repeated"))
+    )
+    assert all(r["max_err"] < 0.1 and r["tbps"] > 0 for r in made if r["us"])
+    (failed,) = (r for r in made if not r["us"])
+    assert failed["impl"] == "pallas"
+    assert "ValueError" in failed["why"]
+
+
+def test_ops_are_measured():
+    cells = op_cells.TINY_TOKENS
+    made = [
+        *bench_update_kv_pages.records(cells, QUICK),
+        *bench_merge_partials.records(bench_merge_partials.TINY, QUICK),
+        *bench_rope.records(cells, QUICK),
+        *bench_plan.device_records(op_cells.plan_cells()[:1], QUICK),
+    ]
+    ran = [r["benchmark"] for r in made if r["us"]]
+    twice = ["append", "append", "merge", "merge", "rope_append", "rope_append"]
+    assert sorted(ran) == sorted([*twice, "rope", "plan"])  # no rope of our own on CPUs
+
+
+def test_a_run_goes_on_after_what_fails_and_ends_in_time(capsys):
+    def fails(_):
+        yield {"us": 1}
+        raise RuntimeError("no such GPU")
+
+    def endless(_):
+        while True:
+            yield {"us": 2}
+
+    named = [("a", fails), ("b", endless), ("c", fails)]
+    made = list(command.run(named, 0.05))
+    assert made[0] == {"us": 1}
+    assert made[1]["why"] == "RuntimeError: no such GPU"
+    assert made[-2]["benchmark"] == "b"
+    assert "TimeoutError" in made[-2]["why"]
+    assert made[-1]["benchmark"] == "c"
+    assert "not begun" in made[-1]["why"]
+
+
+def test_a_stored_run_can_be_read_at_any_time(tmp_path):
+    path = tmp_path / "new" / "run.json"
+    for count in range(3):
+        records = [harness.failure("decode", str(i), "x", OSError()) for i in range(9)]
+        harness.write_run(path, {"count": count}, records[:count])
+        assert json.loads(path.read_text())["meta"] == {"count": count}
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_a_missing_peer_is_a_record():
+    (record,) = flashinfer_records(["--cells", "tiny"], 1.0)
+    assert record["us"] is None
+    assert "torch" in record["why"] or "flashinfer" in record["why"]
+
+
+def test_jobs_have_names_of_their_own():
+    names = [name for name, _ in jobs.gpu(("fa2", "xqa"))]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("layers", ["scanned", "unrolled"])
+def test_decode_steps_are_measured(layers):
+    timing = dataclasses.replace(QUICK, calls=1)
+    model = Model.create(TINY, layers == "scanned")
+    bench = decode_step.Bench(model, layers, True, timing)
+    cell = Cell(2, 20, 40, TINY)
+    made = {v: bench.measure(cell, v, 8) for v in ("jaxinfer", "identity", "xla")}
+    assert made["xla"]["same_tokens"] == 1
+    assert made["jaxinfer"]["impl"] == f"jaxinfer, layers {layers}"
+    assert made["jaxinfer"]["floor_us"] >= made["jaxinfer"]["kv_floor_us"]
+
+
+def test_idle_share_merges_streams():
+    def event(name, begin, end, tid):
+        span = {"ts": begin, "dur": end - begin}
+        return {"ph": "X", "pid": 7, "tid": tid, "name": name} | span
+
+    events = [
+        {
+            "ph": "M",
+            "name": "process_name",
+            "pid": 7,
+            "args": {"name": "/device:GPU:0"},
+        },
+        {
+            "ph": "M",
+            "name": "thread_name",
+            "pid": 7,
+            "tid": 1,
+            "args": {"name": "Stream #1"},
+        },
+        {
+            "ph": "M",
+            "name": "thread_name",
+            "pid": 7,
+            "tid": 2,
+            "args": {"name": "Stream #2"},
+        },
+        {
+            "ph": "M",
+            "name": "thread_name",
+            "pid": 7,
+            "tid": 3,
+            "args": {"name": "XLA Ops"},
+        },
+        event("a", 0, 40, 1),
+        event("b", 30, 50, 2),
+        event("c", 90, 100, 1),
+        event("all", 0, 100, 3),
+    ]
+    assert gpu_idle.idle_share_of(events) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no kernels"):
+        gpu_idle.idle_share_of(events[:4])
+
+
+def test_a_run_on_a_gpu_is_reported():
+    case = decode_cells.cells("targets")[0]
+    times = {"us": 8.0, "us_min": 7.9, "us_max": 8.2}
+    faster = {name: value / 2 for name, value in times.items()}
+    step = {"floor_us": 4.0, "kv_floor_us": 1.0}
+    records = [
+        harness.record("decode", case.name, "jaxinfer", times, case),
+        harness.record("decode_repeated", case.name, "jaxinfer", faster, case),
+        harness.record("decode", case.name, "xla", times, case),
+        harness.record("decode_repeated", case.name, "xla", times, case),
+        harness.failure("decode", case.name, "pallas", NotImplementedError("too old")),
+        harness.record("append", "t64", "jaxinfer", times, num_bytes=8000),
+        harness.record("decode_step", "b1", "jaxinfer, layers unrolled", times, **step),
+        harness.record(
+            "decode_step", "b1", "identity, layers unrolled", faster, **step
+        ),
+        harness.record("decode_step", "b1", "xla, layers unrolled", times, **step),
+    ]
+    meta = {
+        "device": "NVIDIA H200",
+        "date": "2026-11-23",
+        "driver": "580",
+        "cuda": "13",
+    }
+    meta |= {"jax": "0.11.2", "peers": {"torch": "2"}, "commit": 40 * "a"}
+    text = report_gpu.section(
+        "h200", {"meta": meta | {"read_tbps": 4.2}, "records": records}
+    )
+    rate = f"{case.num_bytes() / 4 / 1e6:.2f}"
+    assert f"| {case.name} | 7.8 | 4.0 / 8.0 | 8.0 / 8.0 | {rate} | 0.50 |" in text
+    assert "| b1 | unrolled | 8 | 4 | 8 | 4 | 1 | 2.00 | +0% |" in text
+    assert "| append | t64 | jaxinfer | 8.0 (7.9 .. 8.2) | 1.0 |" in text
+    assert "- decode, pallas, 1 of its cases: NotImplementedError: too old" in text

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""A run on a GPU as Markdown: implementations side by side, targets, what failed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.decode_cells import TARGETS
+
+DECODE = ("decode_repeated", "decode")
+STEP = "decode_step"
+# The order of columns; others follow.
+IMPLS = (
+    "jaxinfer",
+    "flashinfer fa2",
+    "flashinfer xqa",
+    "flashinfer cudnn",
+    "flash_attn3_jax",
+    "pallas",
+    "xla",
+    "xla dense",
+    "cudnn dense",
+)
+PLOT_NAMES = ("time", "bandwidth", "roofline")
+
+Records = Sequence[dict[str, Any]]
+
+
+def section(name: str, run: dict[str, Any]) -> str:
+    """One run."""
+    meta, records = run["meta"], run["records"]
+    peers = ", ".join(f"{k} {v}" for k, v in meta.get("peers", {}).items())
+    lines = [
+        f"### {meta['device']}: {name}",
+        "",
+        f"{meta['date']}, driver {meta['driver']}, CUDA {meta['cuda']}, jax "
+        f"{meta['jax']}, {peers}, commit {meta['commit'][:12]}. XLA reads memory at "
+        f"{meta['read_tbps']:.2f} TB/s here.",
+    ]
+    of = by_case(records)
+    if any(key[0] in DECODE for key in of):
+        lines += ["", "Decode, microseconds: repeated buffers / cold L2.", ""]
+        lines += decode_table(records)
+        lines += ["", *(f"![{p}](performance/{name}-{p}.svg)" for p in PLOT_NAMES)]
+    if any(key[0] == STEP for key in of):
+        lines += ["", "Decode step, microseconds.", "", *step_table(records)]
+        lines += [
+            f"\n{one['case']}, {one['impl']}: under the profiler, the GPU is idle for "
+            f"{one['idle']:.1%} of a step."
+            for one in records
+            if "idle" in one
+        ]
+    shown = {*DECODE, STEP}
+    others = [r for r in records if r["benchmark"] not in shown and r["us"]]
+    if others:
+        lines += ["", *plain_table(others, None)]
+    failed = [r for r in records if not r["us"]]
+    if failed:
+        lines += ["", "What did not run:", "", *failures(failed)]
+    return "\n".join(lines)
+
+
+def by_case(records: Records) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """(benchmark, case) -> implementation -> record, of those that ran."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for one in records:
+        if one["us"]:
+            key = one["benchmark"], one["case"]
+            found.setdefault(key, {}).setdefault(one["impl"], one)
+    return found
+
+
+def ordered_impls(records: Records) -> list[str]:
+    """Implementations of these records, ours first."""
+    found = list(dict.fromkeys(one["impl"] for one in records if one["us"]))
+    rest = [impl for impl in found if impl not in IMPLS]
+    return [impl for impl in IMPLS if impl in found] + rest
+
+
+def decode_table(records: Records) -> list[str]:
+    """A row a case, a column an implementation."""
+    records = [one for one in records if one["benchmark"] in DECODE]
+    of, impls = by_case(records), ordered_impls(records)
+    cases = dict.fromkeys(one["case"] for one in records if one["us"])
+    lines = [
+        "| case | target | " + " | ".join(impls) + " | TB/s | of the best peer |",
+        "|---" * (len(impls) + 4) + "|",
+    ]
+    for case in cases:
+        repeated, cold = (of.get((name, case), {}) for name in DECODE)
+        cells = [
+            f"{repeated[i]['us']:.1f} / {cold[i]['us']:.1f}" if i in cold else ""
+            for i in impls
+        ]
+        own, target = repeated.get("jaxinfer"), TARGETS.get(case)
+        peers = [r["us"] for i, r in repeated.items() if not i.startswith("jaxinfer")]
+        goal = f"{target:g}" if target else ""
+        if own and target and own["us"] > target:
+            goal = f"**{goal}**"
+        rate = f"{own['tbps']:.2f}" if own else ""
+        share = f"{own['us'] / min(peers):.2f}" if own and peers else ""
+        lines.append(f"| {case} | {goal} | {' | '.join(cells)} | {rate} | {share} |")
+    return [*lines, "", "A target in bold is missed."]
+
+
+def step_table(records: Records) -> list[str]:
+    """A row a case and kind of layers; the share of attention and of the floor."""
+    steps = [one for one in records if one["benchmark"] == STEP and one["us"]]
+    table: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for one in steps:
+        variant, layers = one["impl"].split(", layers ")
+        table.setdefault((one["case"], layers), {})[variant] = one
+    variants = list(dict.fromkeys(v for row in table.values() for v in row))
+    lines = [
+        f"| case | layers | {' | '.join(variants)} | attention | its bytes at 4.3 TB/s "
+        "| step / floor | against xla |",
+        "|---" * (len(variants) + 6) + "|",
+    ]
+    for (case, layers), row in table.items():
+        cells = [f"{row[v]['us']:.0f}" if v in row else "" for v in variants]
+        extra = [""] * 4
+        own = row.get("jaxinfer")
+        if own:
+            extra[1:3] = [
+                f"{own['kv_floor_us']:.0f}",
+                f"{own['us'] / own['floor_us']:.2f}",
+            ]
+            if "identity" in row:
+                extra[0] = f"{own['us'] - row['identity']['us']:.0f}"
+            if "xla" in row:
+                extra[3] = f"{own['us'] / row['xla']['us'] - 1:+.0%}"
+        lines.append(f"| {case} | {layers} | {' | '.join([*cells, *extra])} |")
+    return lines
+
+
+def plain_table(records: Records, read_tbps: float | None) -> list[str]:
+    """A row a record."""
+    share_title = " | of reading" if read_tbps else ""
+    lines = [
+        f"| benchmark | case | implementation | us (min .. max) | GB/s{share_title} |",
+        "|---" * (6 if read_tbps else 5) + "|",
+    ]
+    for one in records:
+        tbps = one.get("tbps")
+        cells = [f"{1e3 * tbps:.1f}" if tbps is not None else ""]
+        if read_tbps:
+            cells += [f"{tbps / read_tbps:.0%}" if tbps is not None else ""]
+        times = f"{one['us']:.1f} ({one['us_min']:.1f} .. {one['us_max']:.1f})"
+        names = f"{one['benchmark']} | {one['case']} | {one['impl']}"
+        lines.append(f"| {names} | {times} | {' | '.join(cells)} |")
+    return lines
+
+
+def failures(records: Records) -> list[str]:
+    """A line for each implementation and reason."""
+    cases: dict[tuple[str, str, str], list[str]] = {}
+    for one in records:
+        key = one["benchmark"], one["impl"], one.get("why", "")
+        cases.setdefault(key, []).append(one["case"])
+    return [
+        f"- {benchmark}, {impl or 'all'}, {len(names)} of its cases: {why}"
+        for (benchmark, impl, why), names in cases.items()
+    ]
