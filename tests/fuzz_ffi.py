@@ -62,9 +62,10 @@ def run(function, operands) -> tuple[list[np.ndarray], str]:
     return results, error
 
 
-# What XLA's own decoder of arguments and attributes says.
+# What XLA's own decoder of arguments and attributes says, and ours of their number.
 DECODER = re.compile(
     r"Wrong [a-z ]+: expected \w+( attributes)? but got \w+|Attribute name mismatch"
+    r"|jaxinfer: \d+ operands, \d+ results?"
 )
 
 
