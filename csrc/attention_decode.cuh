@@ -25,7 +25,7 @@ constexpr int kStages = kTiles.decode_stages;
 constexpr int kStageBytes = kDecodeKeys * (kRowBytes + kRowBytesV);
 constexpr int kStepKeys = kTiles.warps * kDecodeKeys;  // of the CTA
 constexpr int kOutStride = kHeadDimV + kOutPad;
-static_assert(sizeof(MergeShared) <= kTiles.warps * 8 * kOutStride * 4, "shares their memory");
+static_assert(sizeof(MergeShared) <= kMergeBytes, "attention_tiles.h counts on it");
 constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of the maximum is left standing
 
 JAXINFER_DEVICE int num_steps(const Item& item) {
@@ -287,6 +287,8 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
                                 const Item* items, int first, int last, uint8_t* shared) {
   const int warp = threadIdx.x >> 5;
   float* merge_buffer = reinterpret_cast<float*>(shared + kTiles.warps * kStages * kStageBytes);
+  auto& merge_shared =
+      *reinterpret_cast<MergeShared*>(merge_buffer + kTiles.warps * 8 * (kOutStride + 2));
   const uint32_t ring = shared_address(shared) + warp * kStages * kStageBytes;
 
   DecodeLoader loader{p, layer, items, first, last, 0, 0, 0, 0, -1, nullptr, nullptr, 0};
@@ -310,6 +312,13 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
     const Item item = items[i];
     const int steps = num_steps(item);
     sums.clear();
+    // Of what this item is a part, if its CTA is to merge; asked for long before it is used.
+    const bool is_part = p.arrivals != nullptr && item.partial != kWriteThrough;
+    MergeItem merge{item.row_begin, item.num_rows / kGroup, item.kv_head_begin, item.num_heads};
+    if (is_part) {
+      merge.parts_begin = __ldg(&p.merges[item.merge].parts_begin);
+      merge.parts_end = __ldg(&p.merges[item.merge].parts_end);
+    }
     for (int step = 0; step < steps; ++step) {
       wait_copies<kStages - 1>();
       __syncwarp();
@@ -323,8 +332,8 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
     }
     const float scale = queries.scores.log2_scale;
     const int done = head;
-    const bool is_arrival =
-        p.arrivals != nullptr && item.partial != kWriteThrough && head + 1 == item.num_heads;
+    const bool is_arrival = is_part && head + 1 == item.num_heads && count_parts(p, merge) > 0;
+    if (is_arrival) load_slots(p, merge, merge_shared);
     if (++head == item.num_heads) {
       head = 0;
       do ++i;
@@ -332,7 +341,7 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, Ro
     }
     if (i < last) queries.load(p, items[i], head);  // on its way while the warps meet
     sums.write(p, item, done, scale, merge_buffer);
-    if (is_arrival) merge_if_last(p, item.merge, *reinterpret_cast<MergeShared*>(merge_buffer));
+    if (is_arrival) merge_if_last(p, item.merge, merge, merge_shared);
   }
   wait_copies<0>();
 }

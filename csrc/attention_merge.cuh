@@ -14,9 +14,9 @@
 
 namespace jaxinfer {
 
-constexpr int kMergeQuads = 64;                       // of columns, a CTA at a time
-constexpr int kMergeGroups = kThreads / kMergeQuads;  // of parts
-constexpr int kPartsAtOnce = 4;                       // loads of a thread in flight
+constexpr int kMergeQuads = kThreads < 128 ? 64 : 128;  // of columns, a CTA at a time
+constexpr int kMergeGroups = kThreads / kMergeQuads;    // of parts
+constexpr int kPartsAtOnce = 8;                         // loads of a thread in flight
 constexpr int kPartsInShared = 256;
 
 // log2-sum-exp2 and weighted sum of some parts, for four columns.
@@ -66,7 +66,6 @@ JAXINFER_DEVICE int count_parts(const AttentionParams& p, const MergeItem& merge
   return max(min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin, 0);
 }
 
-// Called by all threads; reads what load_slots() has left.
 JAXINFER_DEVICE void load_slots(const AttentionParams& p, const MergeItem& merge,
                                 MergeShared& shared) {
   for (int part = threadIdx.x; part < min(count_parts(p, merge), kPartsInShared); part += kThreads)
@@ -132,18 +131,14 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
   }
 }
 
-// After the CTA has written a part: the last of them to arrive merges them all. The counter
-// wraps to zero by itself, ready for the next call.
-JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, int index, MergeShared& shared) {
-  const MergeItem merge = p.merges[index];
-  const int num_parts = count_parts(p, merge);
-  if (!is_valid(p, merge) || num_parts == 0) return;
-  __syncthreads();  // the memory held the warps' results
-  load_slots(p, merge, shared);
+// After the CTA has written a part of `merge`, whose counter is `index`: the last of them to
+// arrive merges them all. The counter wraps to zero by itself, ready for the next call.
+JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, int index, const MergeItem& merge,
+                                   MergeShared& shared) {
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0)
-    shared.is_last = atomicInc(p.arrivals + index, num_parts - 1) == num_parts - 1;
+  const unsigned last = merge.parts_end - merge.parts_begin - 1;
+  if (threadIdx.x == 0) shared.is_last = atomicInc(p.arrivals + index, last) == last;
   __syncthreads();
   if (!shared.is_last) return;
   __threadfence();

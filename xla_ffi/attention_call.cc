@@ -189,10 +189,10 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   if (error.failure() || p.num_merges == 0 || p.arrivals != nullptr) return error;
   Launch merge;
   merge.grid_x = p.num_merges;
-  // Each CTA takes 64 quads of columns at a time; those of large tiles go round eight times.
+  // Each CTA takes 128 quads of columns at a time; those of large tiles go round eight times.
   const int64_t quads = p.slot_tokens * p.slot_heads * p.head_dim_v / 4;
   merge.threads = tiles.threads();
-  merge.grid_y = quads <= 256 ? (quads + 63) / 64 : (quads + 511) / 512;
+  merge.grid_y = quads <= 512 ? (quads + 127) / 128 : (quads + 1023) / 1024;
   merge.overlaps_previous = true;
   return launch(stream, attributes, "merge_split", merge, &p);
 }
