@@ -59,6 +59,7 @@ struct AttentionParams {
   const int32_t* parts;
   int64_t num_ctas, num_items, num_merges, num_parts;  // room in the plan; more than in use
   int64_t num_slots, slot_tokens, slot_heads;
+  int64_t slot_kv_heads;  // slot_heads = slot_kv_heads * group
   // CUDA: how many parts of a merge item are there yet; all zero between calls. nullptr:
   // a kernel of its own merges.
   uint32_t* arrivals = nullptr;

@@ -50,12 +50,17 @@ JAXINFER_INLINE int64_t kv_row(const AttentionParams& p, int64_t list, int64_t k
 // before it can read a key: every sum below stays within them.
 JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int seq, int row) {
   const int num_tokens = static_cast<int>(p.num_tokens);
-  auto end_of = [&](int s) { return clamp32(p.cu_q_lens[s + 1], 0, num_tokens); };
-  int end = end_of(seq);
-  while (item.row_mode == kRowsSpanSeqs && row >= end && seq + 1 < p.num_seqs) end = end_of(++seq);
-  const int begin = seq == 0 ? 0 : clamp32(p.cu_q_lens[seq], 0, end);
+  // All three at once, before any of them is looked at: one trip to memory.
+  int first = p.cu_q_lens[seq], last = p.cu_q_lens[seq + 1], len = p.kv_lens[seq];
+  while (item.row_mode == kRowsSpanSeqs && row >= clamp32(last, 0, num_tokens) &&
+         seq + 1 < p.num_seqs) {
+    ++seq;
+    first = last, last = p.cu_q_lens[seq + 1], len = p.kv_lens[seq];
+  }
+  const int end = clamp32(last, 0, num_tokens);
+  const int begin = seq == 0 ? 0 : clamp32(first, 0, end);
   if (row < begin || row >= end) return {seq, 0, 0, 0};  // of another sequence: a wrong plan
-  const int kv_len = max32(p.kv_lens[seq], 0);
+  const int kv_len = max32(len, 0);
   const int index = row - begin;
   const int position = p.is_top_left ? index : kv_len - (end - begin) + index;
   const int left = static_cast<int>(p.window_left), right = static_cast<int>(p.window_right);
@@ -68,19 +73,24 @@ JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item,
   return {seq, index, lo, static_cast<int>(min64(hi, capacity(p, item.page_row)))};
 }
 
+// All conditions are evaluated (&, not &&): branches would cost a GPU more than they save.
 JAXINFER_INLINE bool is_valid(const AttentionParams& p, const WorkItem& item) {
   const int slot_tokens = static_cast<int>(p.slot_tokens);
   const int num_kv_heads = static_cast<int>(p.num_kv_heads);
-  return item.num_rows > 0 && item.num_rows <= slot_tokens && item.row_begin >= 0 &&
-         item.row_begin <= static_cast<int>(p.num_tokens) - item.num_rows &&
-         item.num_kv_heads > 0 && item.num_kv_heads <= num_kv_heads && item.kv_head_begin >= 0 &&
-         item.kv_head_begin <= num_kv_heads - item.num_kv_heads &&
-         item.num_kv_heads * static_cast<int>(p.group) <= static_cast<int>(p.slot_heads) &&
-         item.partial >= kWriteThrough && item.partial < p.num_slots && item.partial_row >= 0 &&
-         item.partial_row <= slot_tokens - item.num_rows &&
-         (item.row_mode == kPaddingRows ||
-          (item.seq >= 0 && item.seq < static_cast<int>(p.num_seqs) && item.page_row >= 0 &&
-           item.page_row < static_cast<int>(p.kv.num_lists) && item.key_base >= 0));
+  const int most_heads = static_cast<int>(p.slot_kv_heads);
+  const bool has_rows = (item.num_rows > 0) & (item.num_rows <= slot_tokens) &
+                        (item.row_begin >= 0) &
+                        (item.row_begin <= static_cast<int>(p.num_tokens) - item.num_rows);
+  const bool has_heads = (item.num_kv_heads > 0) & (item.num_kv_heads <= most_heads) &
+                         (item.kv_head_begin >= 0) &
+                         (item.kv_head_begin <= num_kv_heads - item.num_kv_heads);
+  const bool has_slot = (item.partial >= kWriteThrough) &
+                        (item.partial < static_cast<int>(p.num_slots)) & (item.partial_row >= 0) &
+                        (item.partial_row <= slot_tokens - item.num_rows);
+  const bool has_keys = (item.seq >= 0) & (item.seq < static_cast<int>(p.num_seqs)) &
+                        (item.page_row >= 0) & (item.page_row < static_cast<int>(p.kv.num_lists)) &
+                        (item.key_base >= 0);
+  return has_rows & has_heads & has_slot & (has_keys | (item.row_mode == kPaddingRows));
 }
 
 JAXINFER_INLINE bool is_valid(const AttentionParams& p, const MergeItem& merge) {
@@ -90,8 +100,7 @@ JAXINFER_INLINE bool is_valid(const AttentionParams& p, const MergeItem& merge) 
          merge.row_begin <= static_cast<int>(p.num_tokens) - merge.num_rows &&
          merge.num_kv_heads > 0 && merge.num_kv_heads <= num_kv_heads && merge.kv_head_begin >= 0 &&
          merge.kv_head_begin <= num_kv_heads - merge.num_kv_heads &&
-         merge.num_kv_heads * static_cast<int>(p.group) <= static_cast<int>(p.slot_heads) &&
-         merge.parts_begin >= 0;
+         merge.num_kv_heads <= static_cast<int>(p.slot_kv_heads) && merge.parts_begin >= 0;
 }
 
 }  // namespace jaxinfer

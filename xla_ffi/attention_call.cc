@@ -118,6 +118,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
   p.num_slots = layout.num_slots;
   p.slot_tokens = layout.slot_tokens;
   p.slot_heads = layout.slot_heads;
+  p.slot_kv_heads = facts.kv_heads_per_item;
   ElementType out_type = p.q_type;
   matcher.match("plan", plan, ffi::DataType::S32, {layout.size})
       .match("lse", lse, ffi::DataType::F32, {p.num_tokens, p.num_q_heads})
