@@ -10,6 +10,7 @@ finds the kernel by it. Nothing is compiled while tracing, and nothing while run
 import os
 from collections.abc import Mapping
 
+from jaxinfer.jit.collect import collect_specs, collected
 from jaxinfer.jit.disk import CacheEntry, DiskCache, default_cache_dir
 from jaxinfer.jit.embed import embed_kernels, encode_cubin, is_embedding
 from jaxinfer.jit.locate import NvrtcUnavailable, find_nvrtc
@@ -17,7 +18,7 @@ from jaxinfer.jit.nvrtc import OPTIONS, Compiled, CompileError, Nvrtc
 from jaxinfer.jit.sources import SourceFolder, device_sources, transitive_headers
 from jaxinfer.jit.spec import KernelSpec, kernel_digest
 from jaxinfer.jit.store import DEFAULT, KernelNotFound, KernelStore
-from jaxinfer.jit.warm_up import add_warmup_arguments, warmup, warmup_specs
+from jaxinfer.jit.warm_up import read_specs, warmup
 
 __all__ = [
     "DEFAULT",
@@ -32,7 +33,7 @@ __all__ = [
     "Nvrtc",
     "NvrtcUnavailable",
     "SourceFolder",
-    "add_warmup_arguments",
+    "collect_specs",
     "compile_source",
     "default_cache_dir",
     "device_sources",
@@ -43,15 +44,17 @@ __all__ = [
     "is_embedding",
     "kernel_digest",
     "load",
+    "read_specs",
     "resolve",
     "transitive_headers",
     "warmup",
-    "warmup_specs",
 ]
 
 
 def load(spec: KernelSpec) -> str:
     """Makes a kernel ready to run: in the extension, compiled if it has to be.
+
+    Inside collect_specs() it is only listed.
 
     Args:
       spec: what to compile.
@@ -64,7 +67,7 @@ def load(spec: KernelSpec) -> str:
       NvrtcUnavailable: if there is no compiler, or a defective one.
       ValueError: if a source that the kernel includes does not exist.
     """
-    return DEFAULT.load(spec)
+    return collected(spec) or DEFAULT.load(spec)
 
 
 def find(digest: str) -> bytes | None:

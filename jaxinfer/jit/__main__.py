@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from jaxinfer import warmup as shapes
 from jaxinfer.jit.disk import CacheEntry
 from jaxinfer.jit.locate import NvrtcUnavailable
 from jaxinfer.jit.nvrtc import OPTIONS
 from jaxinfer.jit.spec import KernelSpec
 from jaxinfer.jit.store import DEFAULT, KernelStore
-from jaxinfer.jit.warm_up import Progress, add_warmup_arguments, warmup, warmup_specs
+from jaxinfer.jit.warm_up import Progress, read_specs, warmup
 
 
 def main(argv: Sequence[str] | None = None, store: KernelStore = DEFAULT) -> int:
@@ -30,7 +32,13 @@ def main(argv: Sequence[str] | None = None, store: KernelStore = DEFAULT) -> int
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("warmup", help="compile kernels into the cache")
-    add_warmup_arguments(command)
+    shapes.add_arguments(command)
+    command.add_argument(
+        "--spec-file",
+        type=Path,
+        metavar="FILE",
+        help="instead: JSON, a list of {kernel, arch, constants: {name: value}}",
+    )
     command.add_argument("--jobs", type=int, help="compilations at a time")
     commands.add_parser("list", help="print the kernels in the cache")
     commands.add_parser("clear", help="remove all kernels from the cache")
@@ -53,8 +61,9 @@ def main(argv: Sequence[str] | None = None, store: KernelStore = DEFAULT) -> int
 
 def _warmup(args: argparse.Namespace, store: KernelStore) -> int:
     try:
-        specs = warmup_specs(args)
-    except ValueError as error:
+        file = args.spec_file
+        specs = shapes.specs_of(args) if file is None else read_specs(file)
+    except (ValueError, NotImplementedError) as error:
         print(f"warmup: {error}", file=sys.stderr)
         return 2
     try:

@@ -2,7 +2,6 @@
 # Copyright 2026 The jaxinfer authors
 """Compiles kernels before they are needed, several at a time."""
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -56,33 +55,22 @@ def warmup(
     return [store.digest(spec) for spec in specs]
 
 
-def add_warmup_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line says about the kernels to compile."""
-    parser.add_argument(
-        "--spec-file",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="JSON: a list of {kernel, arch, constants: {name: value}}",
-    )
-
-
-def warmup_specs(args: argparse.Namespace) -> list[KernelSpec]:
-    """The specs that the command line asks for.
+def read_specs(path: Path) -> list[KernelSpec]:
+    """The specs in a JSON file: a list of {kernel, arch, constants: {name: value}}.
 
     Args:
-      args: parsed from the arguments of add_warmup_arguments.
+      path: of the file.
 
     Raises:
       ValueError: if the file does not hold a list of specs.
     """
     try:
-        listed = json.loads(args.spec_file.read_text("utf-8"))
+        listed = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"--spec-file must be a JSON file: {error}") from None
     if not isinstance(listed, list):
         raise ValueError(
             f"--spec-file must hold a list of specs, got {type(listed).__name__} in "
-            f"{args.spec_file}"
+            f"{path}"
         )
     return [KernelSpec.from_json(fields) for fields in listed]
