@@ -96,12 +96,11 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
         if (part >= kPartsInShared && part < last) slot = load_slot(p, merge.parts_begin + part);
         const bool is_part = part < last && slot >= 0;
         const int64_t from = ((is_part ? slot : 0) * p.slot_tokens + token) * p.slot_heads + n;
-        lse2[i] = __ldcg(p.partial_lse + from);
-        values[i] =
-            __ldcg(reinterpret_cast<const float4*>(p.partial_out + from * kHeadDimV + column));
-        if (!Spec::kUseSoftmax) lse2[i] = 0.0f;
         // What a part without keys holds is zero, but what lies beyond the parts is not.
-        if (!is_part) lse2[i] = -infinity(), values[i] = make_float4(0, 0, 0, 0);
+        lse2[i] = load_if(is_part, p.partial_lse + from, -infinity());
+        values[i] = load_if(
+            is_part, reinterpret_cast<const float4*>(p.partial_out + from * kHeadDimV + column));
+        if (!Spec::kUseSoftmax) lse2[i] = is_part ? 0.0f : -infinity();
         sums[i] = 1.0f;
       }
       merged.add(lse2, values, sums);
@@ -135,13 +134,11 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
 // arrive merges them all. The counter wraps to zero by itself, ready for the next call.
 JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, int index, const MergeItem& merge,
                                    MergeShared& shared) {
-  __threadfence();
   __syncthreads();
   const unsigned last = merge.parts_end - merge.parts_begin - 1;
-  if (threadIdx.x == 0) shared.is_last = atomicInc(p.arrivals + index, last) == last;
+  if (threadIdx.x == 0) shared.is_last = arrive(p.arrivals + index, last) == last;
   __syncthreads();
   if (!shared.is_last) return;
-  __threadfence();
   run_merge(p, merge, shared, 0, 1);
 }
 

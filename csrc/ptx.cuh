@@ -98,6 +98,39 @@ JAXINFER_DEVICE uint32_t swizzled(int rows, int row, int chunk) {
   return (chunk >> 3) * rows * 128 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
 }
 
+// ---- memory that other CTAs write ------------------------------------------------------------
+
+// Reads from the L2 cache, or not at all: then `otherwise`. Without a branch, so that many
+// may be under way at once.
+JAXINFER_DEVICE float load_if(bool valid, const float* from, float otherwise) {
+  float x = otherwise;
+  asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.cg.f32 %0, [%1];}"
+               : "+f"(x)
+               : "l"(from), "r"(static_cast<int>(valid))
+               : "memory");
+  return x;
+}
+JAXINFER_DEVICE float4 load_if(bool valid, const float4* from) {
+  float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  asm volatile(
+      "{.reg .pred p; setp.ne.s32 p, %5, 0; @p ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];}"
+      : "+f"(v.x), "+f"(v.y), "+f"(v.z), "+f"(v.w)
+      : "l"(from), "r"(static_cast<int>(valid))
+      : "memory");
+  return v;
+}
+
+// Counts up to `last`, then from 0 again; returns what it was. What this CTA wrote before a
+// barrier in front of it is seen by whoever counts after it, behind a barrier of theirs.
+JAXINFER_DEVICE unsigned arrive(unsigned* counter, unsigned last) {
+  unsigned before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return before;
+}
+
 // ---- arithmetic ------------------------------------------------------------------------------
 
 JAXINFER_DEVICE float exp2_approx(float x) {

@@ -168,7 +168,7 @@ ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
 }
 
 ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call) {
-  const ffi::Error error = load_kernel(attributes);
+  const ffi::Error error = load_kernel(attributes, {"attention", "merge_split"});
   const int64_t count = num_arrivals(call);
   if (error.success() && count > 0) reserve_arrivals(call.params.partial_lse, count);
   return error;

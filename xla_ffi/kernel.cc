@@ -6,25 +6,19 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <shared_mutex>
 #include <utility>
-
-#include "xla_ffi/targets.h"
 
 namespace jaxinfer {
 namespace {
 
-// Entry points a cubin may have: all are loaded together.
-constexpr const char* kEntries[] = {"attention",           "merge_split",    "make_plan",
-                                    "update_kv_pages",     "merge_partials", "rope",
-                                    "rope_update_kv_pages"};
-
 struct Kernel {
   std::string cubin;
   std::mutex loading;
-  CUlibrary library = nullptr;                           // of all devices
-  std::map<std::string, CUkernel, std::less<>> entries;  // complete once library is set
-  std::map<int, bool> ready_on;                          // devices
+  CUlibrary library = nullptr;  // of all devices
+  std::map<std::string, CUkernel, std::less<>> entries;
+  std::set<std::pair<int, std::string>> ready;  // devices and entries
 };
 
 // Grows only. Kernels are never unloaded: graphs that were captured refer to them.
@@ -57,7 +51,8 @@ Kernel* find(std::string_view digest) {
 
 // The kernel of a program that was not lowered here.
 ffi::ErrorOr<Kernel*> resolve(std::string_view digest, ffi::Span<const int32_t> embedded) {
-  if (embedded.size() > 1) {
+  if (embedded.size() > 1 && embedded[0] > 0 &&
+      embedded[0] <= static_cast<int64_t>(4 * (embedded.size() - 1))) {
     register_kernel(std::string(digest),
                     std::string(reinterpret_cast<const char*>(embedded.begin() + 1), embedded[0]));
     return find(digest);
@@ -77,33 +72,33 @@ ffi::ErrorOr<Kernel*> resolve(std::string_view digest, ffi::Span<const int32_t> 
 
 ffi::Error load_library(const CudaDriver& driver, Kernel& kernel) {
   if (kernel.library != nullptr) return ffi::Error::Success();
-  CUlibrary library;
-  const CUresult result = driver.cuLibraryLoadData(&library, kernel.cubin.data(), nullptr, nullptr,
-                                                   0, nullptr, nullptr, 0);
-  if (result != 0) return failure("a kernel does not load on this device", result);
-  for (const char* entry : kEntries) {
-    CUkernel found;
-    if (driver.cuLibraryGetKernel(&found, library, entry) == 0) kernel.entries[entry] = found;
-  }
-  kernel.library = library;
-  return ffi::Error::Success();
+  const CUresult result = driver.cuLibraryLoadData(&kernel.library, kernel.cubin.data(), nullptr,
+                                                   nullptr, 0, nullptr, nullptr, 0);
+  if (result == 0) return ffi::Error::Success();
+  kernel.library = nullptr;
+  return failure("a kernel does not load on this device", result);
 }
 
 // Loads code into the device's context now, and allows all of its shared memory.
-ffi::Error make_ready(const CudaDriver& driver, Kernel& kernel, CUdevice device) {
-  if (kernel.ready_on[device]) return ffi::Error::Success();
-  int limit = 0;
+ffi::Error make_ready(const CudaDriver& driver, Kernel& kernel, CUdevice device,
+                      const char* entry) {
+  if (kernel.ready.count({device, entry}) > 0) return ffi::Error::Success();
+  CUkernel found;
+  CUfunction function;
+  int limit = 0, used = 0;
+  CUresult result = driver.cuLibraryGetKernel(&found, kernel.library, entry);
+  if (result != 0) return failure(entry, result);
+  result = driver.cuKernelGetFunction(&function, found);
+  if (result != 0) return failure("a kernel does not load on this device", result);
   driver.cuDeviceGetAttribute(&limit, kMaxSharedMemoryPerBlockOptin, device);
-  for (const auto& [name, entry] : kernel.entries) {
-    CUfunction function;
-    CUresult result = driver.cuKernelGetFunction(&function, entry);
-    if (result != 0) return failure("a kernel does not load on this device", result);
-    int used = 0;
-    driver.cuKernelGetAttribute(&used, kSharedSizeBytes, entry, device);
-    result = driver.cuKernelSetAttribute(kMaxDynamicSharedSizeBytes, limit - used, entry, device);
-    if (result != 0) return failure("setting the shared memory of a kernel", result);
+  driver.cuKernelGetAttribute(&used, kSharedSizeBytes, found, device);
+  result = driver.cuKernelSetAttribute(kMaxDynamicSharedSizeBytes, limit - used, found, device);
+  if (result != 0) return failure("setting the shared memory of a kernel", result);
+  {
+    std::unique_lock lock(registry().mutex);  // a launch on another device may be looking
+    kernel.entries[entry] = found;
   }
-  kernel.ready_on[device] = true;
+  kernel.ready.insert({device, entry});
   return ffi::Error::Success();
 }
 
@@ -122,7 +117,7 @@ void set_kernel_resolver(KernelResolver resolver) {
   registry().resolver = std::move(resolver);
 }
 
-ffi::Error load_kernel(ffi::Dictionary attributes) {
+ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries) {
   const CudaDriver* driver = cuda_driver();
   if (driver == nullptr) return ffi::Error::Internal("jaxinfer: libcuda.so.1 has no CUDA >= 12.0");
   const auto digest = attributes.get<std::string_view>("kernel");
@@ -139,8 +134,11 @@ ffi::Error load_kernel(ffi::Dictionary attributes) {
   CUdevice device;
   const CUresult result = driver->cuCtxGetDevice(&device);
   if (result != 0) return failure("no current CUDA context", result);
-  const ffi::Error error = load_library(*driver, *kernel);
-  return error.failure() ? error : make_ready(*driver, *kernel, device);
+  ffi::Error error = load_library(*driver, *kernel);
+  for (const char* entry : entries) {
+    if (error.success()) error = make_ready(*driver, *kernel, device, entry);
+  }
+  return error;
 }
 
 ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
@@ -150,9 +148,14 @@ ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry
   if (digest.has_error()) return digest.error();
   Kernel* kernel = find(*digest);
   if (kernel == nullptr) return ffi::Error::Internal("jaxinfer: kernel was not initialized");
-  const auto it = kernel->entries.find(std::string_view(entry));
-  if (it == kernel->entries.end()) {
-    return ffi::Error::Internal(std::string("jaxinfer: no entry ") + entry);
+  CUkernel function = nullptr;
+  {
+    std::shared_lock lock(registry().mutex);
+    const auto it = kernel->entries.find(std::string_view(entry));
+    if (it != kernel->entries.end()) function = it->second;
+  }
+  if (function == nullptr) {
+    return ffi::Error::Internal(std::string("jaxinfer: not initialized: ") + entry);
   }
   CUlaunchAttribute overlap{};
   overlap.id = kProgrammaticStreamSerialization;
@@ -166,19 +169,10 @@ ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry
   config.num_attributes = launch.overlaps_previous ? 1 : 0;
   void* arguments[] = {const_cast<void*>(params)};
   const CUresult result = cuda_driver()->cuLaunchKernelEx(
-      &config, reinterpret_cast<CUfunction>(it->second), arguments, nullptr);
+      &config, reinterpret_cast<CUfunction>(function), arguments, nullptr);
   return result == 0 ? ffi::Error::Success() : failure("launching a kernel failed", result);
 }
 
 long handler_calls() { return num_handler_calls; }
-
-namespace {
-ffi::Error initialize(ffi::RemainingArgs, ffi::RemainingRets, ffi::Dictionary attributes) {
-  return load_kernel(attributes);
-}
-}  // namespace
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(InitializeCuda, initialize,
-                              ffi::Ffi::BindInitialize().RemainingArgs().RemainingRets().Attrs());
 
 }  // namespace jaxinfer

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 
@@ -28,10 +29,11 @@ struct ResolvedKernel {
 using KernelResolver = std::function<ResolvedKernel(const std::string& digest)>;
 void set_kernel_resolver(KernelResolver resolver);
 
-// Stage "initialize" of every CUDA target: loads the kernel named by the attributes
-// `kernel` (digest) and `cubin` ([0], or the number of bytes and the bytes themselves)
-// on the current device. Execute may run during capture, when nothing can be loaded.
-ffi::Error load_kernel(ffi::Dictionary attributes);
+// Stage "initialize" of every CUDA target: loads entry points of the kernel named by the
+// attributes `kernel` (digest) and `cubin` ([0], or the number of bytes and the bytes
+// themselves) on the current device. Execute may run during capture, when nothing can be
+// loaded.
+ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries);
 
 struct Launch {
   unsigned grid_x = 1, grid_y = 1, grid_z = 1;
@@ -44,7 +46,20 @@ struct Launch {
 ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
                   const Launch& launch, const void* params);
 
+// That stage for an op that needs nothing but one entry point.
+template <const auto& kEntry>
+ffi::Error load_entry(ffi::RemainingArgs, ffi::RemainingRets, ffi::Dictionary attributes) {
+  return load_kernel(attributes, {kEntry});
+}
+
 // How many times any CUDA handler was executed by the host: none on graph replay.
 long handler_calls();
 
 }  // namespace jaxinfer
+
+// Stage "initialize" of op `Name`, whose kernel is `entry`.
+#define JAXINFER_CUDA_INITIALIZE(Name, entry)           \
+  static constexpr char k##Name##Entry[] = entry;       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                        \
+      Name##CudaInitialize, load_entry<k##Name##Entry>, \
+      ffi::Ffi::BindInitialize().RemainingArgs().RemainingRets().Attrs())

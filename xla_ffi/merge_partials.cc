@@ -79,4 +79,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>().RemainingArgs().RemainingRets().Attrs(),
     {ffi::Traits::kCmdBufferCompatible});
 
+JAXINFER_CUDA_INITIALIZE(MergePartials, "merge_partials");
+
 }  // namespace jaxinfer

@@ -77,7 +77,7 @@ PYBIND11_MODULE(_native, m) {
     return py::capsule(reinterpret_cast<void*>(handler), "xla._CUSTOM_CALL_TARGET");
   };
   auto stages = [&](XLA_FFI_Error* (*execute)(XLA_FFI_CallFrame*),
-                    XLA_FFI_Error* (*initialize)(XLA_FFI_CallFrame*) = InitializeCuda) {
+                    XLA_FFI_Error* (*initialize)(XLA_FFI_CallFrame*)) {
     py::dict d;
     d["initialize"] = capsule(initialize);
     d["execute"] = capsule(execute);
@@ -95,11 +95,11 @@ PYBIND11_MODULE(_native, m) {
   cuda["ragged_attention"] = stages(RaggedAttentionCuda, RaggedAttentionCudaInitialize);
   cuda["dot_product_attention"] =
       stages(DotProductAttentionCuda, DotProductAttentionCudaInitialize);
-  cuda["plan"] = stages(PlanCuda);
-  cuda["update_kv_pages"] = stages(UpdateKvPagesCuda);
-  cuda["merge_partials"] = stages(MergePartialsCuda);
-  cuda["rope"] = stages(RopeCuda);
-  cuda["rope_update_kv_pages"] = stages(RopeUpdateKvPagesCuda);
+  cuda["plan"] = stages(PlanCuda, PlanCudaInitialize);
+  cuda["update_kv_pages"] = stages(UpdateKvPagesCuda, UpdateKvPagesCudaInitialize);
+  cuda["merge_partials"] = stages(MergePartialsCuda, MergePartialsCudaInitialize);
+  cuda["rope"] = stages(RopeCuda, RopeCudaInitialize);
+  cuda["rope_update_kv_pages"] = stages(RopeUpdateKvPagesCuda, RopeUpdateKvPagesCudaInitialize);
   m.attr("cpu_targets") = cpu;
   m.attr("cuda_targets") = cuda;
 

@@ -80,4 +80,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>().RemainingArgs().RemainingRets().Attrs(),
     {ffi::Traits::kCmdBufferCompatible});
 
+JAXINFER_CUDA_INITIALIZE(Plan, "make_plan");
+
 }  // namespace jaxinfer

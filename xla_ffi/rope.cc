@@ -35,4 +35,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>().RemainingArgs().RemainingRets().Attrs(),
     {ffi::Traits::kCmdBufferCompatible});
 
+JAXINFER_CUDA_INITIALIZE(Rope, "rope");
+
 }  // namespace jaxinfer

@@ -52,4 +52,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Ctx<ffi::PlatformStream<CUstream>>().RemainingArgs().RemainingRets().Attrs(),
     {ffi::Traits::kCmdBufferCompatible});
 
+JAXINFER_CUDA_INITIALIZE(RopeUpdateKvPages, "rope_update_kv_pages");
+
 }  // namespace jaxinfer

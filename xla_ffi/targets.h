@@ -23,13 +23,16 @@ XLA_FFI_Error* RaggedAttentionCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RaggedAttentionCuda(XLA_FFI_CallFrame*);
 XLA_FFI_Error* DotProductAttentionCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* DotProductAttentionCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* PlanCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* PlanCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* UpdateKvPagesCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* UpdateKvPagesCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* MergePartialsCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* MergePartialsCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RopeCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RopeCuda(XLA_FFI_CallFrame*);
+XLA_FFI_Error* RopeUpdateKvPagesCudaInitialize(XLA_FFI_CallFrame*);
 XLA_FFI_Error* RopeUpdateKvPagesCuda(XLA_FFI_CallFrame*);
-// Of all that need nothing but their kernel.
-XLA_FFI_Error* InitializeCuda(XLA_FFI_CallFrame*);
 }
 
 }  // namespace jaxinfer

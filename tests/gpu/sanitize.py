@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""A reduced grid for compute-sanitizer, which is too slow for the whole of it.
+
+    compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
+
+Kernels alone, one call each, their results compared with the reference.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxinfer as ji
+from jaxinfer.testing.cases import AttentionCase, make_operands
+from jaxinfer.testing.numerics import assert_attention_close, attention_float64
+
+CASES = (
+    AttentionCase(batch=3, kv_len=300, lengths="zipf", num_q_heads=8, head_dim=128),
+    AttentionCase(q_lens=(70, 1, 3), kv_lens=(90, 33, 3), num_q_heads=6, page_size=5),
+)
+
+
+def main() -> None:
+    for case in CASES:
+        operands = make_operands(
+            AttentionCase(**(case.__dict__ | {"dtype": "bfloat16"}))
+        )
+        attend = jax.jit(
+            functools.partial(
+                ji.ragged_paged_attention, return_lse=True, implementation="cuda"
+            )
+        )
+        out, lse = attend(**jax.device_put(operands))
+        assert_attention_close(out, lse, attention_float64(operands))
+        print(case.name, "attention and its plan agree with float64")
+    pages = jnp.zeros((4, 8, 2, 64), jnp.bfloat16)
+    rows = jnp.ones((3, 2, 64), jnp.bfloat16)
+    slots = jnp.array([3, -1, 31], jnp.int32)
+    k_pages, v_pages = ji.update_kv_pages(pages, pages, rows, rows, slot_mapping=slots)
+    assert np.count_nonzero(k_pages) == np.count_nonzero(v_pages) == 2 * 2 * 64
+    outs = jnp.ones((3, 5, 4, 64), jnp.bfloat16)
+    out, _ = ji.merge_partials(outs, jnp.zeros((3, 5, 4)))
+    assert (out == 1).all()
+    turned = ji.rope(rows, jnp.arange(3, dtype=jnp.int32))
+    assert jnp.isfinite(turned).all()
+    print("append, merge and rope ran")
+
+
+if __name__ == "__main__":
+    main()
