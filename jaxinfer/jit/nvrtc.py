@@ -23,7 +23,6 @@ OPTIONS = (
     "--no-source-include",
     # The log tells registers and spills.
     "--ptxas-options=-v",
-    "-DJAXINFER_DEVICE",
 )
 
 Version = tuple[int, int, int]

@@ -114,7 +114,7 @@ def test_constants_arrive_exactly(compiler, tmp_path):
 
 def test_the_options(compiler, tmp_path):
     text = (
-        "#ifndef JAXINFER_DEVICE\n#error JAXINFER_DEVICE\n#endif\n"
+        "#ifndef __CUDACC_RTC__\n#error not as csrc/types.h knows it\n#endif\n"
         "inline int unannotated(int x) { return x + 1; }\n"
         "template <int n> int chosen() {\n"
         "  if constexpr (n > 1) return n; else return 0;\n"

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""The attention kernels as NVRTC sees them: for every head size, tile and option.
+
+Specs come from lowering the ops, so they are those that programs ask for. What is
+compiled is kept in build/, by the digest of all that it is made from: only changes cost
+time. The small kernels are in test_small_kernels.py.
+"""
+
+import dataclasses
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxinfer as ji
+from jaxinfer import jit
+
+pytestmark = pytest.mark.nvrtc
+ROOT = Path(__file__).parents[2]
+ARCHS = ("sm_80", "sm_90a")
+ARRAYS = ("attention_sink", "bias", "k_scale", "mask", "page_indptr", "v_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A call, by what the kernel is compiled for."""
+
+    head_dim: int
+    head_dim_v: int
+    tokens: int = 64
+    seqs: int = 64  # as many as tokens: decode
+    kv_len: int = 1024  # long sequences in a large batch: two CTAs a multiprocessor
+    heads: tuple[int, int] = (8, 2)
+    dtype: str = "bfloat16"
+    op: str = "paged"
+    page_size: int = 16
+    is_stacked: bool = False
+    given: tuple[str, ...] = ()  # of ARRAYS
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __str__(self) -> str:
+        kind = "decode" if self.tokens == self.seqs else "prefill"
+        names = [*self.given, *(name for name, _ in self.options)]
+        names += ["stacked"] * self.is_stacked
+        size = f"{self.head_dim}_{self.head_dim_v}"
+        group = self.heads[0] // self.heads[1]
+        return "-".join([kind, self.op, size, f"group{group}", self.dtype, *names])
+
+    def lower(self) -> None:
+        """Lowers the call for CUDA, from shapes alone."""
+        num_heads, num_kv_heads = self.heads
+        given = {
+            "attention_sink": ((num_heads,), "float32"),
+            "k_scale": ((), "float32"),
+            "v_scale": ((num_kv_heads,), "float32"),
+            "page_indptr": ((self.seqs + 1,), "int32"),
+            "bias": ((1, num_heads, self.tokens, self.kv_len), "float32"),
+            "mask": ((self.seqs, 1, 1, self.kv_len), "bool"),
+        }
+        arrays = {name: given[name] for name in self.given}
+        arrays |= getattr(self, f"_{self.op}")(num_heads, num_kv_heads)
+        operands = {
+            name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+            for name, (shape, dtype) in arrays.items()
+        }
+        op = {
+            "paged": ji.ragged_paged_attention,
+            "ragged": ji.ragged_attention,
+            "dense": ji.dot_product_attention,
+        }[self.op]
+        call = functools.partial(op, **dict(self.options), implementation="cuda")
+        jax.jit(call).trace(**operands).lower(lowering_platforms=("cuda",))
+
+    def _paged(self, num_heads, num_kv_heads):
+        lead = (2, 9) if self.is_stacked else (9,)
+        max_pages = -(-self.kv_len // self.page_size)
+        is_csr = "page_indptr" in self.given
+        pages = (*lead, self.page_size, num_kv_heads)
+        return {
+            "query": ((self.tokens, num_heads, self.head_dim), self.dtype),
+            "k_pages": ((*pages, self.head_dim), self.dtype),
+            "v_pages": ((*pages, self.head_dim_v), self.dtype),
+            "page_table": ((max_pages,) if is_csr else (self.seqs, max_pages), "int32"),
+            "kv_lens": ((self.seqs,), "int32"),
+            "cu_q_lens": ((self.seqs + 1,), "int32"),
+        } | ({"layer": ((), "int32")} if self.is_stacked else {})
+
+    def _ragged(self, num_heads, num_kv_heads):
+        return {
+            "query": ((self.tokens, num_heads, self.head_dim), self.dtype),
+            "key": ((self.kv_len, num_kv_heads, self.head_dim), self.dtype),
+            "value": ((self.kv_len, num_kv_heads, self.head_dim_v), self.dtype),
+            "cu_q_lens": ((self.seqs + 1,), "int32"),
+            "cu_kv_lens": ((self.seqs + 1,), "int32"),
+        }
+
+    def _dense(self, num_heads, num_kv_heads):
+        size = self.head_dim
+        return {
+            "query": ((self.seqs, self.tokens, num_heads, size), self.dtype),
+            "key": ((self.seqs, self.kv_len, num_kv_heads, size), self.dtype),
+            "value": ((self.seqs, self.kv_len, num_kv_heads, size), self.dtype),
+        }
+
+
+def decode(head_dim, head_dim_v=None, **fields):
+    return Case(head_dim, head_dim_v or head_dim, **fields)
+
+
+def prefill(head_dim, head_dim_v=None, **fields):
+    return Case(head_dim, head_dim_v or head_dim, tokens=300, seqs=3, **fields)
+
+
+SOFT_CAP = (("logits_soft_cap", 30.0),)
+NO_SOFTMAX = (("use_softmax", False), ("scale", -0.5))
+F16 = {"dtype": "float16"}
+LONG = {"kv_len": 2**17}
+
+
+# Every head size, both tiles and both types, on every architecture ...
+CASES = [
+    *(decode(64), decode(64, **F16, **LONG), prefill(64, **F16)),
+    *(decode(96, **F16), decode(96, **LONG), prefill(96)),
+    *(decode(128), decode(128, is_stacked=True, **F16, **LONG), prefill(128, **F16)),
+    *(decode(192), decode(192, 128, **F16), prefill(192), prefill(192, 128, **F16)),
+    *(decode(256, **F16), prefill(256), decode(256, **LONG)),
+]
+# ... and all else on one.
+ALL = ("attention_sink", "k_scale", "page_indptr", "v_scale")
+OTHERS = [
+    decode(128, page_size=1, given=("attention_sink", "page_indptr")),
+    decode(128, page_size=5, given=("k_scale", "v_scale"), options=SOFT_CAP),
+    decode(128, options=NO_SOFTMAX),
+    decode(128, heads=(8, 8)),
+    decode(128, heads=(32, 2), is_stacked=True, given=ALL, options=SOFT_CAP),
+    decode(64, heads=(9, 1)),
+    decode(256, heads=(16, 1)),
+    decode(128, heads=(32, 1)),
+    prefill(128, page_size=5, is_stacked=True, given=ALL, options=SOFT_CAP),
+    prefill(256, is_stacked=True, given=ALL, options=SOFT_CAP),
+    prefill(64, options=NO_SOFTMAX),
+    decode(128, op="ragged"),
+    prefill(128, op="ragged", given=("attention_sink",)),
+    decode(64, op="dense", given=("mask",)),
+    prefill(128, op="dense"),
+    prefill(256, op="dense", given=("bias", "mask")),
+]
+WORK = [(arch, case) for arch in ARCHS for case in CASES]
+WORK += [(ARCHS[i % 2], case) for i, case in enumerate(OTHERS)]
+
+# Bytes that may be stored and loaded again, by (packed rows of the tile, head_dim).
+# What is not here must not spill. Large tiles trade some for fewer passes over keys.
+ALLOWED_SPILLS = {
+    (8, 192): 40,
+    (8, 256): 100,
+    (16, 256): 1100,
+    (64, 192): 1000,
+    (64, 256): 1700,
+    (128, 64): 100,
+    (128, 96): 60,
+    (128, 128): 260,
+}
+
+
+# Division by a page size of 0, in code that contiguous keys never reach.
+KNOWN_WARNINGS = {"#39-D", "#179-D"}
+
+
+class WithoutWarnings(jit.Nvrtc):
+    """Takes a warning for an error."""
+
+    def compile(self, source, name, headers, options):
+        compiled = super().compile(source, name, headers, options)
+        warnings = set(re.findall(r"warning (\S+):", compiled.log))
+        assert warnings <= KNOWN_WARNINGS, compiled.log
+        return compiled
+
+
+def spec_of(arch, case):
+    with pytest.MonkeyPatch.context() as patch, jit.collect_specs() as specs:
+        patch.setenv("JAXINFER_PLAN_TARGET", arch)
+        case.lower()
+    (spec,) = (spec for spec in specs if spec.kernel == "attention")
+    return spec
+
+
+@pytest.fixture(scope="module")
+def store():
+    return jit.KernelStore(
+        disk=jit.DiskCache(ROOT / "build" / "kernels"),
+        nvrtc=WithoutWarnings(jit.find_nvrtc()),
+    )
+
+
+@pytest.fixture(scope="module")
+def kernels(store):
+    """(arch, case) -> (spec, digest, what the compiler said)."""
+    specs = {key: spec_of(*key) for key in WORK}
+    digests = dict(zip(specs, jit.warmup(specs.values(), store=store), strict=True))
+    said = {entry.digest: entry.description for entry in store.disk.entries()}
+    return {key: (specs[key], digests[key], said[digests[key]]) for key in WORK}
+
+
+@pytest.mark.parametrize(
+    ("arch", "case"), WORK, ids=[f"{arch}-{case}" for arch, case in WORK]
+)
+def test_registers_suffice(arch, case, kernels):
+    spec, _, said = kernels[arch, case]
+    rows, head_dim = (dict(spec.constants)[name] for name in ("kTileRows", "kHeadDim"))
+    tile = next(size for size in (8, 16, 64, 128) if rows <= size)
+    is_decode = case.tokens == case.seqs and case.op != "dense"
+    assert (tile <= 16) == (is_decode and case.heads[0] // case.heads[1] <= 16)
+    assert said["arch"] == arch
+    assert said["spill_bytes"] <= ALLOWED_SPILLS.get((tile, head_dim), 0)
+
+
+def test_decode_kernels_up_to_128_promise_not_to_spill():
+    allowed = {tile for tile, head_dim in ALLOWED_SPILLS if head_dim <= 128}
+    assert min(allowed) > 16
+
+
+def test_a_large_batch_of_long_sequences_takes_two_ctas_a_multiprocessor(kernels):
+    for (_, case), (spec, _, _) in kernels.items():
+        is_long = case.kv_len == LONG["kv_len"]
+        assert dict(spec.constants)["kCtasPerSm"] == (2 if is_long else 1)
+
+
+def nvdisasm() -> str | None:
+    """In pip's packages, beside NVRTC, or in a toolkit."""
+    bundled = Path(jit.find_nvrtc()).parents[1] / "bin" / "nvdisasm"
+    return str(bundled) if bundled.is_file() else shutil.which("nvdisasm")
+
+
+@pytest.mark.skipif(
+    nvdisasm() is None, reason="needs nvdisasm (pip install nvidia-cuda-nvdisasm)"
+)
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", [decode(128), prefill(128, **F16)], ids=str)
+def test_tensor_cores_and_asynchronous_copies(arch, case, kernels, store, tmp_path):
+    _, digest, _ = kernels[arch, case]
+    path = tmp_path / "kernel.cubin"
+    path.write_bytes(store.find(digest))
+    command = [nvdisasm(), "-c", path]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kind = ".BF16" if case.dtype == "bfloat16" else ""
+    least = (case.head_dim + case.head_dim_v) // 16  # 16 columns a product
+    assert len(re.findall(rf"HMMA\.16816\.F32{re.escape(kind)} ", code)) >= least
+    assert len(re.findall(r"LDGSTS\.\S*128 ", code)) >= 8
+    # No other products of matrices, which are slower.
+    assert set(re.findall(r"HMMA\S*", code)) == {f"HMMA.16816.F32{kind}"}
