@@ -184,27 +184,27 @@ def test_an_op_is_one_name_all_the_way_down(op):
 
 
 def test_every_handler_belongs_to_an_op():
-    target = re.compile(
-        r"^(XLA_FFI_DEFINE_HANDLER_SYMBOL|JAXINFER_\w+_TARGETS)\(", re.M
-    )
+    target = re.compile(r"^(XLA_FFI_DEFINE_HANDLER|JAXINFER_\w+_TARGETS)\w*\(", re.M)
     handlers = {
         path.stem
         for path in (ROOT / "xla_ffi").glob("*.cc")
         if target.search(path.read_text())
     }
-    # kernel.cc has the stage that loads the kernels of all ops.
-    assert handlers == {*OPS, "kernel"}
+    assert handlers == set(OPS)
 
 
-def test_every_entry_of_a_kernel_is_one_that_the_handlers_load():
-    entry = re.compile(r'extern "C" __global__ void\s*(?:__\w+\([^)]*\))?\s*(\w+)\(')
+def test_entry_points_of_kernels_are_loaded_before_they_are_launched():
+    entry = re.compile(r'extern "C" __global__ void (?:__\w+\([^)]*\)\s+)?(\w+)\(')
     kernels = [path.read_text() for path in text_files({".cuh"}, "csrc")]
     entries = [name for text in kernels for name in entry.findall(text)]
     assert len(entries) == sum(text.count("__global__") for text in kernels) > 5
-    loader = (ROOT / "xla_ffi/kernel.cc").read_text()
-    names = re.search(r"kEntries\[\] = \{(.*?)\};", loader, re.S)
-    assert names
-    assert sorted(re.findall(r'"(\w+)"', names[1])) == sorted(entries)
+    handlers = "".join(path.read_text() for path in text_files({".cc"}, "xla_ffi"))
+    launched = re.findall(r'\blaunch\(stream, attributes, "(\w+)"', handlers)
+    assert sorted(launched) == sorted(entries)
+    loaded = re.findall(r'JAXINFER_CUDA_INITIALIZE\(\w+, "(\w+)"\)', handlers)
+    for names in re.findall(r"load_kernel\(attributes, \{(.*?)\}", handlers):
+        loaded += re.findall(r'"(\w+)"', names)
+    assert sorted(loaded) == sorted(entries)
 
 
 def section(doc: str, title: str) -> str:
