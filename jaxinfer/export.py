@@ -32,7 +32,8 @@ def disabled_checks() -> list[jax.export.DisabledSafetyCheck]:
       One check for every FFI target of this version.
     """
     custom_call = jax.export.DisabledSafetyCheck.custom_call
-    return [custom_call(target_name(op)) for op in _native.cpu_targets]
+    targets = _native.cpu_targets | _native.cuda_targets
+    return [custom_call(target_name(op)) for op in targets]
 
 
 def facts_to_json(facts: PlanFacts) -> str:
@@ -44,12 +45,14 @@ def facts_from_json(text: str) -> PlanFacts:
     """The inverse of facts_to_json."""
     fields = json.loads(text)
     config = fields.pop("config")
-    tile_classes = tuple(TileClass(**tile) for tile in config.pop("tile_classes"))
+    tiles = config.pop("tile_classes")
+    if tiles is not None:
+        tiles = tuple(TileClass(**tile) for tile in tiles)
     left, right = fields.pop("local_window_size")
     return PlanFacts(
         **fields,
         local_window_size=(left, right),
-        config=PlanConfig(**config, tile_classes=tile_classes),
+        config=PlanConfig(**config, tile_classes=tiles),
     )
 
 
