@@ -25,23 +25,24 @@ def define_op(
     name: str,
     *,
     out_types: Callable[..., list[jax.core.ShapedArray]],
-    cpu: Callable[..., Arrays],
+    cpu: Callable[..., Arrays | None],
     reference: Callable[..., Arrays],
     batch: Callable[..., tuple[Arrays, Sequence[int]]],
-    cuda: Callable[..., Arrays] | None = None,
+    cuda: Callable[..., Arrays | None] | None = None,
 ) -> Primitive:
     """Makes a primitive of an op: one name from the call down to the kernel.
 
     Args:
       name: of the op; its FFI target is target_name(name).
       out_types: (*avals, **params) -> abstract results. Raises on misuse.
-      cpu: (*operands, **params) -> results, by the FFI target of the op.
+      cpu: (*operands, **params) -> results, by the FFI target of the op. Returns None
+        for what no kernel does: then the reference runs, or raises if this kernel was
+        asked for by name.
       reference: the same in plain jnp. Runs where there is no kernel for the platform,
         and for every derivative.
       batch: (operands, axes, **params) -> (results, axes), the rule for vmap.
       cuda: as cpu, on NVIDIA GPUs. Called only while a program is lowered for one, so
-        this is where kernels are compiled. Returns None for what no kernel does: then
-        the reference runs, or raises if implementation="cuda" was asked for.
+        this is where kernels are compiled.
 
     Returns:
       A primitive with several results. Its parameters are static and hashable;
