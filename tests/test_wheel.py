@@ -91,13 +91,54 @@ def test_holds_the_package_and_the_device_sources_and_nothing_else(names, folder
     }
 
 
-def test_runs_from_another_folder(wheel, folder):
+@pytest.fixture(scope="module")
+def installed(wheel, folder):
     target = folder / "installed"
     run(*PIP, "install", "--no-deps", "--no-index", "--target", target, wheel)
+    return target
+
+
+def run_installed(installed, program):
     # First on the path, hence before the editable install that the tests run with.
-    program = f"import sys; sys.path.insert(0, {str(target)!r})\n{PROGRAM}"
-    output = run(sys.executable, "-W", "error", "-c", program, cwd=folder)
-    assert output.endswith(f"{target}/jaxinfer/__init__.py\n")
+    program = f"import sys; sys.path.insert(0, {str(installed)!r})\n{program}"
+    return run(sys.executable, "-W", "error", "-c", program, cwd=installed.parent)
+
+
+def test_runs_from_another_folder(installed):
+    output = run_installed(installed, PROGRAM)
+    assert output.endswith(f"{installed}/jaxinfer/__init__.py\n")
+
+
+# Kernels by the files that have entry points; each with all that it includes.
+SOURCES = """
+from jaxinfer import jit
+
+sources = jit.device_sources()
+for name, text in sources.items():
+    if "__global__" in text:
+        spec = jit.KernelSpec(name[5:-4], "sm_90a")
+        print(spec.kernel, len(jit.transitive_headers(spec.source, sources)) > 2)
+print(sources.folder)
+"""
+
+
+def test_finds_its_own_device_sources(installed):
+    *kernels, folder = run_installed(installed, SOURCES).splitlines()
+    assert folder == f"{installed}/jaxinfer/csrc"
+    names = "attention", "merge_partials", "plan", "rope", "update_kv_pages"
+    assert kernels == [f"{name} True" for name in names]
+
+
+@pytest.mark.nvrtc
+def test_compiles_a_kernel(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXINFER_CACHE_DIR", str(tmp_path))
+    program = """
+from jaxinfer.jit.__main__ import main
+shapes = ["--tokens", "1", "--max-kv-len", "16", "--arch", "sm_80"]
+sys.exit(main(["warmup", "--heads", "8", "--head-dim", "64", *shapes]))
+"""
+    output = run_installed(installed, program)
+    assert output.endswith(f"5 kernels are in {tmp_path}\n")
 
 
 def test_a_failing_compiler_ends_the_build_with_its_message(archive, folder):
