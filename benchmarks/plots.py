@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decode_cells import TARGETS
-from benchmarks.report_gpu import DECODE, by_case, ordered_impls
+from benchmarks.report_gpu import DECODE, by_case, has_plots, ordered_impls
 
 COLOURS = (
     *("#d1495b", "#30638e", "#7ba7c9", "#173753", "#edae49"),
@@ -28,12 +28,10 @@ def write(name: str, run: dict[str, Any], folder: Path) -> list[Path]:
     Returns:
       What was written.
     """
-    if "driver" not in run["meta"]:
+    if not has_plots(run):
         return []
     records = [r for r in run["records"] if r["benchmark"] in DECODE and r["us"]]
     records = [r for r in records if not r["impl"].startswith("jaxinfer,")]
-    if not records:
-        return []
     plt = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
