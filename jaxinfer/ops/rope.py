@@ -83,8 +83,8 @@ def rope(
         architecture "llama"); False: (0, R / 2), (1, R / 2 + 1) ... (GPT-NeoX, and
         Hugging Face's Llama).
       scaling: of the frequencies; None = none.
-      implementation: None, "cuda" or "xla", as in ragged_paged_attention. On CPUs XLA's
-        own code runs.
+      implementation: None, "cuda" or "xla", as in ragged_paged_attention. None is XLA's
+        own code: on an H200 it took 20 us for 4096 tokens of 40 heads, our kernel 32.
 
     Returns:
       As x; angles and products are computed in float32.
@@ -140,6 +140,8 @@ def _out_types(x, positions, frequencies, **params):
 
 
 def _cuda(x, positions, frequencies, *, is_interleaved, implementation):
+    if implementation is None:
+        return None  # XLA's code fuses with what stands around it, and measured faster
     result = jax.ShapeDtypeStruct(x.shape, x.dtype)
     kernel = kernel_attributes(KernelSpec("rope", gpu_arch()))
     options = {"is_interleaved": is_interleaved, **kernel}
