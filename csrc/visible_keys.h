@@ -14,6 +14,10 @@ JAXINFER_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 JAXINFER_INLINE int min32(int a, int b) { return a < b ? a : b; }
 JAXINFER_INLINE int max32(int a, int b) { return a > b ? a : b; }
 JAXINFER_INLINE int clamp32(int x, int lo, int hi) { return max32(lo, min32(x, hi)); }
+// Wraps. Numbers of a valid plan are far from where it does; those of a wrong one may be any.
+JAXINFER_INLINE int minus(int a, int b) {
+  return static_cast<int>(static_cast<unsigned>(a) - static_cast<unsigned>(b));
+}
 JAXINFER_INLINE int64_t clamp64(int64_t x, int64_t lo, int64_t hi) {
   return max64(lo, min64(x, hi));
 }
@@ -67,8 +71,8 @@ JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item,
   int lo = position > left ? position - left : 0;
   int hi = p.is_causal ? min32(kv_len, position + 1) : kv_len;
   if (right < hi - position) hi = position + right + 1;
-  lo = max32(lo - item.key_base, max32(item.key_begin, 0));
-  hi -= item.key_base;
+  lo = max32(minus(lo, item.key_base), max32(item.key_begin, 0));
+  hi = minus(hi, item.key_base);
   if (item.key_end != kOpen) hi = min32(hi, item.key_end);
   return {seq, index, lo, static_cast<int>(min64(hi, capacity(p, item.page_row)))};
 }
@@ -80,13 +84,13 @@ JAXINFER_INLINE bool is_valid(const AttentionParams& p, const WorkItem& item) {
   const int most_heads = static_cast<int>(p.slot_kv_heads);
   const bool has_rows = (item.num_rows > 0) & (item.num_rows <= slot_tokens) &
                         (item.row_begin >= 0) &
-                        (item.row_begin <= static_cast<int>(p.num_tokens) - item.num_rows);
+                        (item.row_begin <= minus(static_cast<int>(p.num_tokens), item.num_rows));
   const bool has_heads = (item.num_kv_heads > 0) & (item.num_kv_heads <= most_heads) &
                          (item.kv_head_begin >= 0) &
-                         (item.kv_head_begin <= num_kv_heads - item.num_kv_heads);
+                         (item.kv_head_begin <= minus(num_kv_heads, item.num_kv_heads));
   const bool has_slot = (item.partial >= kWriteThrough) &
                         (item.partial < static_cast<int>(p.num_slots)) & (item.partial_row >= 0) &
-                        (item.partial_row <= slot_tokens - item.num_rows);
+                        (item.partial_row <= minus(slot_tokens, item.num_rows));
   const bool has_keys = (item.seq >= 0) & (item.seq < static_cast<int>(p.num_seqs)) &
                         (item.page_row >= 0) & (item.page_row < static_cast<int>(p.kv.num_lists)) &
                         (item.key_base >= 0);
