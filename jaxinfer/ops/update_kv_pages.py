@@ -8,16 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxinfer import _check, _fold
-from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
 from jaxinfer._library import kernel_attributes
 from jaxinfer._plan import gpu_arch
 from jaxinfer.jit import KernelSpec
-from jaxinfer.ops.ragged_paged_attention import (
-    check_layer,
-    check_page_lists,
-    check_pages,
-)
+from jaxinfer.ops._append import append_operands
+from jaxinfer.ops.ragged_paged_attention import check_page_lists
 from jaxinfer.reference.update_kv_pages import token_slots as _token_slots
 from jaxinfer.reference.update_kv_pages import update_kv_pages as _reference
 
@@ -66,65 +62,20 @@ def update_kv_pages(
         neither of page_table and slot_mapping.
     """
     _check.implementation(implementation)
-    if (page_table is None) == (slot_mapping is None):
-        raise ValueError(
-            "update_kv_pages needs either page_table (with kv_lens) or slot_mapping, "
-            f"got {'neither' if page_table is None else 'both'}"
-        )
-    if page_table is not None and kv_lens is None:
-        raise ValueError("kv_lens must be given together with page_table, got None")
-    given = kv_lens, cu_q_lens, page_indptr
-    if slot_mapping is not None and any(x is not None for x in given):
-        raise ValueError(
-            "slot_mapping takes the place of page_table, kv_lens, cu_q_lens and "
-            "page_indptr, got some of these too"
-        )
-    key, value = jnp.asarray(key), jnp.asarray(value)
-    k_pages, v_pages = jnp.asarray(k_pages), jnp.asarray(v_pages)
-    is_stacked = layer is not None
-    layer = check_layer(k_pages, v_pages, layer)
-    if slot_mapping is not None:
-        # The lists are not read; shapes of one empty sequence satisfy the checks.
-        slots = jnp.asarray(slot_mapping)
-        page_table = jnp.zeros((1, 0), jnp.int32)
-        kv_lens, cu_q_lens = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
-    else:
-        slots = absent(jnp.int32)
-        page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
-        if cu_q_lens is None:
-            cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
-        cu_q_lens = jnp.asarray(cu_q_lens)
-        page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
-    sizes = check_pages(
-        k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, is_stacked
-    )
-    _check.shape("key", key, "T", "K", "H", sizes=sizes)
-    _check.shape("value", value, "T", "K", "Hv", sizes=sizes)
-    _check.not_empty(sizes, T="number of tokens")
-    _check.host_lengths(
-        *given,
-        num_tokens=sizes["T"],
-        list_size=page_table.shape[-1],
-        page_size=sizes["page_size"],
-    )
-    _check.same_dtype("key", key, "k_pages", k_pages)
-    _check.same_dtype("value", value, "v_pages", v_pages)
-    if slot_mapping is not None:
-        _check.shape("slot_mapping", slots, "T", sizes=sizes)
-        _check.int32("slot_mapping", slots)
-    k_new, v_new = update_kv_pages_op.bind(
+    operands, _ = append_operands(
+        "update_kv_pages",
         k_pages,
         v_pages,
         key,
         value,
-        slots,
         page_table,
-        absent(jnp.int32) if page_indptr is None else page_indptr,
         kv_lens,
         cu_q_lens,
-        layer,
-        implementation=implementation,
+        page_indptr=page_indptr,
+        slot_mapping=slot_mapping,
+        layer=layer,
     )
+    k_new, v_new = update_kv_pages_op.bind(*operands, implementation=implementation)
     return k_new, v_new
 
 
