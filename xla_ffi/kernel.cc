@@ -33,7 +33,7 @@ Registry& registry() {
   return instance;
 }
 
-std::atomic<long> num_handler_calls{0};
+std::atomic<long> num_initialize_calls{0}, num_execute_calls{0};
 
 ffi::Error failure(const char* what, CUresult result) {
   const char* text = nullptr;
@@ -118,6 +118,7 @@ void set_kernel_resolver(KernelResolver resolver) {
 }
 
 ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries) {
+  ++num_initialize_calls;
   const CudaDriver* driver = cuda_driver();
   if (driver == nullptr) return ffi::Error::Internal("jaxinfer: libcuda.so.1 has no CUDA >= 12.0");
   const auto digest = attributes.get<std::string_view>("kernel");
@@ -143,7 +144,7 @@ ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const c
 
 ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
                   const Launch& launch, const void* params) {
-  ++num_handler_calls;
+  ++num_execute_calls;
   const auto digest = attributes.get<std::string_view>("kernel");
   if (digest.has_error()) return digest.error();
   Kernel* kernel = find(*digest);
@@ -173,6 +174,6 @@ ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry
   return result == 0 ? ffi::Error::Success() : failure("launching a kernel failed", result);
 }
 
-long handler_calls() { return num_handler_calls; }
+HandlerCalls handler_calls() { return {num_initialize_calls, num_execute_calls}; }
 
 }  // namespace jaxinfer

@@ -52,8 +52,12 @@ ffi::Error load_entry(ffi::RemainingArgs, ffi::RemainingRets, ffi::Dictionary at
   return load_kernel(attributes, {kEntry});
 }
 
-// How many times any CUDA handler was executed by the host: none on graph replay.
-long handler_calls();
+// How many times the host has called any CUDA handler, by stage. XLA initializes before every
+// execution of a program, and executes only while it captures: not on graph replay.
+struct HandlerCalls {
+  long initialize, execute;
+};
+HandlerCalls handler_calls();
 
 }  // namespace jaxinfer
 

@@ -110,7 +110,13 @@ PYBIND11_MODULE(_native, m) {
       },
       py::arg("digest"), py::arg("cubin"));
   m.def("set_kernel_resolver", &set_python_resolver, py::arg("resolve"));
-  m.def("handler_calls", &handler_calls);
+  m.def("handler_calls", [] {
+    const HandlerCalls calls = handler_calls();
+    py::dict d;
+    d["initialize"] = calls.initialize;
+    d["execute"] = calls.execute;
+    return d;
+  });
 }
 
 }  // namespace jaxinfer
