@@ -9,6 +9,7 @@ time. The small kernels are in test_small_kernels.py.
 
 import dataclasses
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -231,9 +232,50 @@ def test_a_large_batch_of_long_sequences_takes_two_ctas_a_multiprocessor(kernels
         assert dict(spec.constants)["kCtasPerSm"] == (2 if is_long else 1)
 
 
+# Bytes of shared memory that a CTA may have, and the head dims whose kernels ask for no
+# more. Launches of the others fail, as README.md says.
+SHARED_BYTES = {"sm_80": 166912, "sm_90a": 232448}
+HEAD_DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256)]
+FITS = {"sm_80": [(64, 64), (192, 128), (192, 192)], "sm_90a": HEAD_DIMS}
+
+
+@pytest.fixture(scope="module")
+def shared_bytes(tmp_path_factory):
+    """(head_dim, head_dim_v) -> bytes of the largest kernel, as the host counts."""
+    folder = tmp_path_factory.mktemp("tiles")
+    source, program = folder / "tiles.cc", folder / "tiles"
+    calls = [
+        f"std::max(attention_tiles({k}, {v}, {ctas}).shared_bytes(8),"
+        f"attention_tiles({k}, {v}, {ctas}).shared_bytes(128)),"
+        for k, v in HEAD_DIMS
+        for ctas in (1, 2)
+    ]
+    source.write_text(
+        "#include <algorithm>\n#include <cstdio>\n"
+        '#include "csrc/attention_tiles.h"\nusing namespace jaxinfer;\n'
+        f'int main() {{ for (int n : {{{"".join(calls)}}}) std::printf("%d\\n", n); }}'
+    )
+    compiler = os.environ.get("CXX", "g++")
+    command = [compiler, "-std=c++17", f"-I{ROOT}", source, "-o", program]
+    subprocess.run(command, check=True)
+    printed = subprocess.run([program], capture_output=True, text=True, check=True)
+    numbers = list(map(int, printed.stdout.split()))
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return dict(zip(HEAD_DIMS, map(max, pairs), strict=True))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_shared_memory_suffices(arch, shared_bytes):
+    fits = [dims for dims in HEAD_DIMS if shared_bytes[dims] <= SHARED_BYTES[arch]]
+    assert fits == FITS[arch]
+
+
 def nvdisasm() -> str | None:
     """In pip's packages, beside NVRTC, or in a toolkit."""
-    bundled = Path(jit.find_nvrtc()).parents[1] / "bin" / "nvdisasm"
+    try:
+        bundled = Path(jit.find_nvrtc()).parents[1] / "bin" / "nvdisasm"
+    except jit.NvrtcUnavailable:
+        return None
     return str(bundled) if bundled.is_file() else shutil.which("nvdisasm")
 
 
