@@ -59,7 +59,7 @@ from jaxinfer.testing.numerics import assert_close
 
 PACKAGE = Path(ji.__file__).parent
 # Host-side bookkeeping, the Flax layer and run-time compilation have their own tests.
-ELSEWHERE = {"page_pool.py", "flax.py", "jit"}
+ELSEWHERE = {"page_pool.py", "flax.py", "jit", "warmup.py"}
 VALUE, MISSING = ValueError, NotImplementedError
 
 ROWS = [
