@@ -30,7 +30,7 @@ class PlanConfig:
     """What a plan is balanced for. Static: it travels inside the Plan.
 
     Attributes:
-      arch: what runs the plan, e.g. "cpu", "sm_90a"; for the reader only.
+      arch: what runs the plan: "cpu", or a GPU such as "sm_90a".
       num_ctas: CTAs to use: the streaming multiprocessors, or a budget of them.
       tile_classes: from the smallest tile to the largest, at most four; None = those of
         the CUDA kernels for the shapes of the plan.
