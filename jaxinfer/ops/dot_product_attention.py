@@ -56,7 +56,7 @@ def dot_product_attention(
       query_seq_lengths: i32[B]; later rows are 0.
       key_value_seq_lengths: i32[B]; later keys are masked.
       local_window_size: (left, right) keys that a query sees besides its own.
-      implementation: None or "cpu" for our kernel, "xla" for jax.nn itself.
+      implementation: None, "cuda" or "cpu" for our kernel, "xla" for jax.nn itself.
       return_residual: also return the log-sum-exp, in key's dtype as jax.nn does.
 
     Returns:

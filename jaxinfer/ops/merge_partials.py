@@ -38,7 +38,7 @@ def merge_partials(
         has no keys and is ignored, whatever its out holds.
       attention_sink: f32[N], applied once, here: give it to the last merge alone.
       use_softmax: False adds the parts up.
-      implementation: None, "cpu" or "xla", as in ragged_paged_attention.
+      implementation: None, "cuda", "cpu" or "xla", as in ragged_paged_attention.
 
     Returns:
       (out [T, N, H], lse f32[T, N]); 0 and -inf where no part has keys.

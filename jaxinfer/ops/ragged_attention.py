@@ -62,7 +62,7 @@ def ragged_attention(
       v_scale: f32[] or f32[K].
       use_softmax: False weighs values by the visible scores themselves.
       return_lse: also return the log-sum-exp.
-      implementation: None, "cpu" or "xla".
+      implementation: None, "cuda", "cpu" or "xla".
 
     Returns:
       out [T, N, Hv] in query's dtype; with return_lse also f32[T, N]. Rows without a

@@ -82,8 +82,8 @@ def ragged_paged_attention(
       v_scale: f32[] or f32[K], multiplies values.
       use_softmax: False weighs values by the visible scores themselves.
       return_lse: also return the log-sum-exp.
-      implementation: None, "cpu" or "xla". None is our kernel where the platform has
-        one, else "xla", the reference in plain jnp.
+      implementation: None, "cuda", "cpu" or "xla". None is our kernel where there is
+        one for platform and dtype, else "xla", the reference in plain jnp.
 
     Returns:
       out [T, N, Hv] in query's dtype; with return_lse also f32[T, N], the natural

@@ -52,7 +52,7 @@ def update_kv_pages(
       slot_mapping: i32[T], page * page_size + offset of each token; -1 skips it. Slots
         must be distinct.
       layer: i32[], which layer of a stacked cache.
-      implementation: None, "cpu" or "xla", as in ragged_paged_attention.
+      implementation: None, "cuda", "cpu" or "xla", as in ragged_paged_attention.
 
     Returns:
       (k_pages, v_pages). Tokens whose page is outside the cache are dropped.
