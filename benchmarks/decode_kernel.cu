@@ -2,12 +2,13 @@
 // Copyright 2026 The jaxinfer authors
 //
 // The decode kernel without XLA, to tune it: times of graphs of 24 launches, by themselves
-// ("alone": what is split stays unmerged), merged by a kernel behind it ("kernel", "PDL") and
-// merged by the CTA that comes last ("fused").
+// ("alone": what is split stays unmerged), merged by a kernel behind it ("kernel", "PDL"),
+// merged by the CTA that comes last ("fused"), and so with each call a graph of its own inside
+// the graph, which is how XLA captures calls ("child").
 //
-//   nvcc -O3 -std=c++17 -arch=sm_90a -I. [-DCTAS_PER_SM=2] -o /tmp/decode_kernel
+//   nvcc -O3 -std=c++17 -arch=sm_90a -I. [-DCTAS_PER_SM=2] -o decode_kernel
 //       benchmarks/decode_kernel.cu csrc/plan.cc csrc/plan_facts.cc
-//   /tmp/decode_kernel 1x4096 16x1024 64x4096z     (z: lengths by Zipf)
+//   ./decode_kernel 1x4096 16x1024 64x4096z     (z: lengths by Zipf)
 #ifndef CTAS_PER_SM
 #define CTAS_PER_SM 1
 #endif
@@ -78,12 +79,12 @@ std::vector<int> make_lengths(const char* cell) {
   return lens;
 }
 
-enum Merge { kAlone, kKernel, kOverlapped, kFused };
+enum Merge { kAlone, kKernel, kOverlapped, kFused, kChild };
 
 void launch(AttentionParams p, Merge merge, uint32_t* arrivals, cudaStream_t stream) {
-  p.arrivals = merge == kFused ? arrivals : nullptr;
+  p.arrivals = merge >= kFused ? arrivals : nullptr;
   attention<<<p.num_ctas, kThreads, kSharedBytes, stream>>>(p);
-  if (merge == kAlone || merge == kFused) return;
+  if (merge == kAlone || merge >= kFused) return;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(p.num_merges, (p.slot_tokens * p.slot_heads * kHeadDimV / 4 + 127) / 128);
   config.blockDim = kThreads;
@@ -96,17 +97,37 @@ void launch(AttentionParams p, Merge merge, uint32_t* arrivals, cudaStream_t str
   check(cudaLaunchKernelEx(&config, merge_split, p));
 }
 
+template <typename Calls>
+cudaGraph_t capture(cudaStream_t stream, Calls calls) {
+  cudaGraph_t graph;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  calls();
+  check(cudaStreamEndCapture(stream, &graph));
+  return graph;
+}
+
 // Microseconds a call: the median of some replays.
 double time_calls(AttentionParams p, Merge merge, const std::vector<int*>& tables,
                   uint32_t* arrivals, cudaStream_t stream) {
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < kCalls; ++i) {
+  const auto call = [&](int i) {
     p.kv.page_table = tables[i % tables.size()];
     launch(p, merge, arrivals, stream);
+  };
+  cudaGraph_t graph;
+  if (merge == kChild) {
+    check(cudaGraphCreate(&graph, 0));
+    cudaGraphNode_t node{};
+    for (int i = 0; i < kCalls; ++i) {
+      const cudaGraphNode_t last = node;
+      const cudaGraph_t child = capture(stream, [&] { call(i); });
+      check(cudaGraphAddChildGraphNode(&node, graph, &last, i > 0, child));
+    }
+  } else {
+    graph = capture(stream, [&] {
+      for (int i = 0; i < kCalls; ++i) call(i);
+    });
   }
-  check(cudaStreamEndCapture(stream, &graph));
+  cudaGraphExec_t executable;
   check(cudaGraphInstantiate(&executable, graph, 0));
   check(cudaGraphLaunch(executable, stream));
   cudaEvent_t begin, end;
@@ -193,7 +214,7 @@ void run(const char* cell, uint16_t* k, uint16_t* v, cudaStream_t stream) {
 
   std::printf("%-10s", cell);
   for (const auto& [name, merge] :
-       {std::pair{"alone", kAlone}, {"kernel", kKernel}, {"PDL", kOverlapped}, {"fused", kFused}}) {
+       {std::pair{"alone", kAlone}, {"kernel", kKernel}, {"PDL", kOverlapped}, {"fused", kFused}, {"child", kChild}}) {
     const double warm = time_calls(p, merge, {tables[0]}, arrivals, stream);
     const double cold = time_calls(p, merge, tables, arrivals, stream);
     std::printf(" | %s %.2f (cold %.2f)", name, warm, cold);

@@ -5,6 +5,8 @@
 // of 64 keys, in float32. Compiled once per instruction set (JAXINFER_ISA names it);
 // includes nothing that could leave an inline function of a wider set behind.
 //
+// One file, for it is what the build compiles once per instruction set.
+//
 // Preconditions: head_dim and head_dim_v are multiples of 16 and at most 256.
 // Everything else that data decides (pages, lengths, rows of the plan) is checked here.
 #include <math.h>
@@ -18,6 +20,19 @@ namespace {
 
 constexpr int kTileKeys = 64;
 int64_t round_up(int64_t x) { return (x + 15) / 16 * 16; }
+
+// Row of K and V at key `key` of the list, or -1 if its page is not in the cache.
+int64_t kv_row(const AttentionParams& p, int64_t list, int64_t key) {
+  if (p.kv.kv_starts) {
+    const int64_t row = p.kv.kv_starts[list] + key;
+    return row >= 0 && row < p.kv.num_pages ? row : -1;
+  }
+  const int64_t page = key / p.kv.page_size;
+  const int64_t id = p.kv.page_table ? p.kv.page_table[list * p.kv.max_pages + page]
+                                     : p.kv.page_indices[max64(p.kv.page_indptr[list], 0) + page];
+  if (id < 0 || id >= p.kv.num_pages) return -1;
+  return id * p.kv.page_size + key % p.kv.page_size;
+}
 
 // ---- scratch ---------------------------------------------------------------------------
 
@@ -149,7 +164,7 @@ template <typename KV, int J>
 inline void dot_heads(const AttentionParams& p, const WorkItem& item, const float* q,
                       const typename KV::storage* const* k,
                       const typename KV::storage* const* v_to_fetch, float* scores) {
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t group = p.group;
   for (int64_t head = 0; head < item.num_kv_heads; ++head) {
     if (v_to_fetch) prefetch(v_to_fetch, J, head * p.head_dim_v, p.head_dim_v);
     for_row_blocks(group, [&](auto block, int64_t g) {
@@ -197,7 +212,7 @@ void accumulate(const AttentionParams& p, const WorkItem& item, const float* wei
                 const KeyTile<KV>& tile, int64_t keys, const KeyTile<KV>* next, float* acc) {
   constexpr int kKeys = 8;                        // per load and store of acc
   constexpr int kVectors = kLanes == 16 ? 4 : 2;  // 4 * kVectors sums fit the registers
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t group = p.group;
   for (int64_t j = 0; j < keys; j += kKeys) {
     const int64_t n = min64(kKeys, keys - j);
     const int64_t to_fetch = next ? clamp64(next->size - j, 0, kKeys) : 0;
@@ -280,8 +295,8 @@ void attend(const AttentionParams& p, const WorkItem& item, const Row& row, cons
             const KeyTile<KV>* next, int64_t first_packed, const Scratch& s) {
   const int64_t a = tile.count_before(row.lo), b = tile.count_before(row.hi);
   if (a >= b) return;
-  const int64_t heads = item.num_kv_heads * (p.num_q_heads / p.num_kv_heads);
-  const int64_t first_head = item.kv_head_begin * (p.num_q_heads / p.num_kv_heads);
+  const int64_t heads = item.num_kv_heads * p.group;
+  const int64_t first_head = item.kv_head_begin * p.group;
   dot(p, item, s.q + first_packed * p.head_dim, tile, b, next != nullptr, s.scores);
   for (int64_t n = 0; n < heads; ++n) {
     float* scores = s.scores + n * kTileKeys;
@@ -324,7 +339,7 @@ float sink_share(const float* sink, int64_t head, float lse) {
 
 template <typename Q, typename KV>
 void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratch& s) {
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t group = p.group;
   const int64_t heads = item.num_kv_heads * group;
   const int64_t first_head = item.kv_head_begin * group;
   const int64_t num_packed = item.num_rows * heads;
@@ -442,7 +457,7 @@ void run_item(const AttentionParams& p, const WorkItem& item, float* scratch) {
 constexpr int kPartsAtOnce = 64;
 
 void run_merge(const AttentionParams& p, const MergeItem& merge, float* scratch) {
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t group = p.group;
   const int64_t parts_end = min64(merge.parts_end, p.num_parts);
   if (!is_valid(p, merge)) return;
   const int64_t heads = merge.num_kv_heads * group;

@@ -26,7 +26,6 @@ constexpr int kStageBytes = kDecodeKeys * (kRowBytes + kRowBytesV);
 constexpr int kStepKeys = kTiles.warps * kDecodeKeys;  // of the CTA
 constexpr int kOutStride = kHeadDimV + kOutPad;
 static_assert(sizeof(MergeShared) <= kMergeBytes, "attention_tiles.h counts on it");
-constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of the maximum is left standing
 
 JAXINFER_DEVICE int num_steps(const Item& item) {
   if (item.hi <= item.lo) return 0;
@@ -272,9 +271,8 @@ struct DecodeSums {
           acc.x += f * v.x, acc.y += f * v.y, acc.z += f * v.z, acc.w += f * v.w;
         }
         const float lse2 = log2_sum(most, sum);
-        const float factor = !Spec::kUseSoftmax ? 1.0f : sum == 0.0f ? 0.0f : 1.0f / sum;
         const OutRow out =
-            OutRow::make(p, item, item.kv_head_begin + head, n * 8 + row, factor, lse2);
+            OutRow::make(p, item, item.kv_head_begin + head, n * 8 + row, normalizer(sum), lse2);
         out.write4(column, acc);
         if (column == 0) out.write_lse(lse2);
       }

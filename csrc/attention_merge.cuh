@@ -120,8 +120,7 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
     merged.add(lse2, values, sums);
     const int head = merge.kv_head_begin * kGroup + n;
     const float total = log2_sum(merged.m, merged.l);
-    float factor = !Spec::kUseSoftmax ? 1.0f : merged.l == 0.0f ? 0.0f : 1.0f / merged.l;
-    factor *= sink_share(p, head, total * kLn2);
+    const float factor = normalizer(merged.l) * sink_share(p, head, total * kLn2);
     const int64_t out_row = (merge.row_begin + token) * p.num_q_heads + head;
     *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + out_row * kHeadDimV + column) =
         make_uint2(Type::pack(merged.acc.x * factor, merged.acc.y * factor),

@@ -15,7 +15,6 @@ namespace jaxinfer {
 
 constexpr int kPrefillKeys = kTiles.prefill_keys;
 constexpr int kKeyBlocks = kPrefillKeys / 8;
-constexpr float kPrefillRescaleAbove = 8.0f;  // log2
 
 struct PrefillShared {
   uint32_t q;            // [rows, H] swizzled
@@ -177,8 +176,8 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
             m_new[1] = fmaxf(m_new[1], fmaxf(x[n][2], x[n][3]));
           }
           m_new[0] = max_over_lanes<1, 4>(m_new[0]), m_new[1] = max_over_lanes<1, 4>(m_new[1]);
-          if (__any_sync(kWholeWarp, (m_new[0] - m[0]) * c > kPrefillRescaleAbove ||
-                                         (m_new[1] - m[1]) * c > kPrefillRescaleAbove)) {
+          if (__any_sync(kWholeWarp, (m_new[0] - m[0]) * c > kRescaleAbove ||
+                                         (m_new[1] - m[1]) * c > kRescaleAbove)) {
             float f[2];
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
@@ -226,8 +225,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
       const float sum = sum_over_lanes<1, 4>(l[r]);
       if (row >= item.num_rows) continue;
       const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
-      const float factor = !Spec::kUseSoftmax ? 1.0f : sum == 0.0f ? 0.0f : 1.0f / sum;
-      const OutRow out = OutRow::make(p, item, h, row, factor, lse2);
+      const OutRow out = OutRow::make(p, item, h, row, normalizer(sum), lse2);
 #pragma unroll
       for (int v = 0; v < kHeadDimV / 8; ++v)
         out.write2(v * 8 + 2 * (lane & 3), o[v][2 * r], o[v][2 * r + 1]);

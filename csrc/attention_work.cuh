@@ -127,6 +127,8 @@ struct Layer {
   }
 };
 
+constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of a maximum is left standing
+
 // ---- scores ----------------------------------------------------------------------------------
 
 // Scores are kept raw, and scaled inside the exponential, where nothing needs them earlier.
@@ -183,6 +185,12 @@ struct DenseRow {
 JAXINFER_DEVICE float log2_sum(float m, float l) {
   if (!Spec::kUseSoftmax) return 0.0f;
   return l == 0.0f ? -infinity() : m + log2f(l);
+}
+
+// What makes weights of that sum add up to one.
+JAXINFER_DEVICE float normalizer(float sum) {
+  if (!Spec::kUseSoftmax) return 1.0f;
+  return sum == 0.0f ? 0.0f : 1.0f / sum;
 }
 
 // The attention sink takes its share of the probability, and no value. Only at the final

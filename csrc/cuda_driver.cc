@@ -20,7 +20,6 @@ std::optional<CudaDriver> open_driver() {
     complete = complete && *function != nullptr;
   };
   find("cuGetErrorString", &driver.cuGetErrorString);
-  find("cuCtxGetCurrent", &driver.cuCtxGetCurrent);
   find("cuCtxGetDevice", &driver.cuCtxGetDevice);
   find("cuDeviceGetAttribute", &driver.cuDeviceGetAttribute);
   find("cuLibraryLoadData", &driver.cuLibraryLoadData);

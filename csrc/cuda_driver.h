@@ -14,12 +14,10 @@ struct CUlib_st;
 struct CUkern_st;
 struct CUfunc_st;
 struct CUstream_st;
-struct CUctx_st;
 using CUlibrary = CUlib_st*;
 using CUkernel = CUkern_st*;
 using CUfunction = CUfunc_st*;
 using CUstream = CUstream_st*;
-using CUcontext = CUctx_st*;
 using CUdevice = int;
 using CUresult = int;  // 0: success
 
@@ -48,7 +46,6 @@ struct CUlaunchConfig {
 
 struct CudaDriver {
   CUresult (*cuGetErrorString)(CUresult, const char**);
-  CUresult (*cuCtxGetCurrent)(CUcontext*);
   CUresult (*cuCtxGetDevice)(CUdevice*);
   CUresult (*cuDeviceGetAttribute)(int*, int, CUdevice);
   CUresult (*cuLibraryLoadData)(CUlibrary*, const void*, void*, void*, unsigned, void*, void*,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// Where things are: which keys a query row sees, where a key of a page list lies, and
-// whether a work item is in bounds. One text for the CPU and the CUDA kernels.
+// Which keys a query row sees, and whether a work item is in bounds. One text for the CPU
+// and the CUDA kernels.
 #pragma once
 
 #include "csrc/attention.h"
@@ -34,19 +34,6 @@ JAXINFER_INLINE int64_t capacity(const AttentionParams& p, int list) {
   const int64_t begin = clamp64(p.kv.page_indptr[list], 0, p.kv.num_page_indices);
   return max64(0, min64(p.kv.page_indptr[list + 1], p.kv.num_page_indices) - begin) *
          p.kv.page_size;
-}
-
-// Row of K and V at key `key` of the list, or -1 if its page is not in the cache.
-JAXINFER_INLINE int64_t kv_row(const AttentionParams& p, int64_t list, int64_t key) {
-  if (p.kv.kv_starts) {
-    const int64_t row = p.kv.kv_starts[list] + key;
-    return row >= 0 && row < p.kv.num_pages ? row : -1;
-  }
-  const int64_t page = key / p.kv.page_size;
-  const int64_t id = p.kv.page_table ? p.kv.page_table[list * p.kv.max_pages + page]
-                                     : p.kv.page_indices[max64(p.kv.page_indptr[list], 0) + page];
-  if (id < 0 || id >= p.kv.num_pages) return -1;
-  return id * p.kv.page_size + key % p.kv.page_size;
 }
 
 // Which keys query row `row` sees. `seq` is the sequence of the row before it, or the

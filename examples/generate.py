@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--top-p", type=float, metavar="P", help="draw from the best that make up P")
     add("--seed", type=int, default=0, metavar="S")
     add("--page-size", type=positive, default=16, metavar="TOKENS")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add(
         "--chunk", type=positive, default=256, metavar="TOKENS", help="per prefill step"
     )

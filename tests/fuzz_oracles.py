@@ -146,6 +146,28 @@ def oracle(call: Call) -> Callable[[dict, list], None]:
     return check
 
 
+def slots_of(operands, num_pages, page_size):
+    """Slot of every token by the rules of update_kv_pages; -1: nowhere."""
+    num_slots = num_pages * page_size
+    slots = [int(s) if 0 <= s < num_slots else -1 for s in operands["slot_mapping"]]
+    if slots:
+        return np.array(slots)
+    table, indptr = operands["page_table"], operands["page_indptr"]
+    slots, begin = np.full(len(operands["key"]), -1), 0
+    for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
+        end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), len(slots))
+        bounds = np.clip(indptr[seq : seq + 2], 0, len(table))
+        pages = table[slice(*bounds)] if len(indptr) else table[seq]
+        for token in range(begin, end):
+            position = kv_len - end + token
+            if 0 <= position < len(pages) * page_size:
+                page = int(pages[position // page_size])
+                if 0 <= page < num_pages:
+                    slots[token] = page * page_size + position % page_size
+        begin = end
+    return slots
+
+
 def check_update(operands, results) -> None:
     """Token by token, and every byte of both caches."""
     wanted = [operands["k_pages"].copy(), operands["v_pages"].copy()]
@@ -153,23 +175,7 @@ def check_update(operands, results) -> None:
     if not layer.size:
         layer, layers = 0, [as_one_layer(x) for x in wanted]
     num_layers, num_pages, page_size = layers[0].shape[:3]
-    num_tokens = len(operands["key"])
-    slots = [int(s) for s in operands["slot_mapping"]]
-    if not slots:
-        slots = [-1] * num_tokens
-        table, indptr = operands["page_table"], operands["page_indptr"]
-        begin = 0
-        for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
-            end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), num_tokens)
-            pages = table[seq] if not len(indptr) else table[slice(*np.clip(
-                indptr[seq : seq + 2], 0, len(table)))]  # fmt: skip
-            for token in range(begin, end):
-                position = kv_len - end + token
-                if 0 <= position < len(pages) * page_size:
-                    page = int(pages[position // page_size])
-                    if 0 <= page < num_pages:
-                        slots[token] = page * page_size + position % page_size
-            begin = end
+    slots = slots_of(operands, num_pages, page_size)
     layer = min(max(int(layer), 0), num_layers - 1)
     for pages, new in zip(layers, (operands["key"], operands["value"]), strict=True):
         flat = pages[layer].reshape(num_pages * page_size, *pages.shape[3:])

@@ -13,28 +13,6 @@ import numpy as np
 import pytest
 
 
-def slots_of(operands, num_pages, page_size):
-    """Slot of every token by the rules of update_kv_pages; -1: nowhere."""
-    num_slots = num_pages * page_size
-    slots = [int(s) if 0 <= s < num_slots else -1 for s in operands["slot_mapping"]]
-    if slots:
-        return np.array(slots)
-    table, indptr = operands["page_table"], operands["page_indptr"]
-    slots, begin = np.full(len(operands["key"]), -1), 0
-    for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
-        end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), len(slots))
-        bounds = np.clip(indptr[seq : seq + 2], 0, len(table))
-        pages = table[slice(*bounds)] if len(indptr) else table[seq]
-        for token in range(begin, end):
-            position = kv_len - end + token
-            if 0 <= position < len(pages) * page_size:
-                page = int(pages[position // page_size])
-                if 0 <= page < num_pages:
-                    slots[token] = page * page_size + position % page_size
-        begin = end
-    return slots
-
-
 def check(operands, results):
     """Every byte of both caches, but for slots that several tokens go to."""
     layer = operands["layer"]
@@ -47,7 +25,7 @@ def check(operands, results):
         lead = pages.shape[:1] if layer.size else (1,)
         num_pages = math.prod(pages.shape[:-3]) // lead[0]
         want = pages.reshape(*lead, num_pages * pages.shape[-3], -1).copy()
-        slots = slots_of(operands, num_pages, pages.shape[-3])
+        slots = fuzz_oracles.slots_of(operands, num_pages, pages.shape[-3])
         at = min(max(int(layer), 0), lead[0] - 1) if layer.size else 0
         hits = np.bincount(slots + 1, minlength=want.shape[1] + 1)[1:]
         for token in np.flatnonzero(slots >= 0):

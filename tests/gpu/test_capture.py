@@ -35,18 +35,22 @@ def make_table(batch, seed=0):
     return jnp.asarray(pages.reshape(batch, MAX_PAGES), jnp.int32)
 
 
-def one_step(cache, x, table, kv_lens, implementation=None):
-    """All layers for one new token of each sequence; x [B, N, H] -> [B, N, H]."""
-    batch = x.shape[0]
-    plan = ji.plan(
+def decode_plan(kv_lens, config=None):
+    return ji.plan(
         None,
         kv_lens,
-        num_tokens=batch,
+        num_tokens=len(kv_lens),
         max_kv_len=MAX_PAGES * PAGE_SIZE,
         num_q_heads=N,
         num_kv_heads=K,
         head_dim=H,
+        config=config,
     )
+
+
+def one_step(cache, x, table, kv_lens, implementation=None):
+    """All layers for one new token of each sequence; x [B, N, H] -> [B, N, H]."""
+    plan = decode_plan(kv_lens)
     for layer in range(cache.k_pages.shape[0]):
         i = jnp.int32(layer)
         k, v = x[:, :K] * 0.5, jnp.sin(x[:, K : 2 * K].astype(jnp.float32)).astype(BF16)
@@ -196,15 +200,7 @@ def test_one_plan_for_32_layers_and_two_ops_1000_replays():
 
     @jax.jit
     def run(x, k_pages, v_pages, kv_lens):
-        plan = ji.plan(
-            None,
-            kv_lens,
-            num_tokens=batch,
-            max_kv_len=MAX_PAGES * PAGE_SIZE,
-            num_q_heads=N,
-            num_kv_heads=K,
-            head_dim=H,
-        )
+        plan = decode_plan(kv_lens)
         attend = functools.partial(
             ji.ragged_paged_attention, kv_lens=kv_lens, page_table=table, plan=plan
         )
@@ -240,16 +236,7 @@ def test_batch_invariant_mode_is_bitwise_the_same_alone(batch):
 
     @functools.partial(jax.jit, static_argnames="config")
     def attend(x, table, kv_lens, config):
-        plan = ji.plan(
-            None,
-            kv_lens,
-            num_tokens=x.shape[0],
-            max_kv_len=MAX_PAGES * PAGE_SIZE,
-            num_q_heads=N,
-            num_kv_heads=K,
-            head_dim=H,
-            config=config,
-        )
+        plan = decode_plan(kv_lens, config)
         return ji.ragged_paged_attention(x, k_pages, v_pages, table, kv_lens, plan=plan)
 
     table, x = make_table(8), queries(8)
