@@ -23,31 +23,43 @@ extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
   // Where every CTA has one item it is that of its own number: asking for it beforehand
   // saves the first of a chain of dependent reads, most of what a short call takes.
   const int cta = blockIdx.x;
-  const WorkItem guess = load_item(p.items + min64(cta, p.num_items - 1));
+  WorkItem work = load_item(p.items + min64(cta, p.num_items - 1));
   const int begin = max(p.cta_indptr[cta], 0);
   const int end = min64(p.cta_indptr[cta + 1], p.num_items);
-  RowGuess row_guess = guess_row(p, guess);
-  if (begin != cta) row_guess.key = -1;
+  const bool is_counted = kMergesItself && p.arrivals != nullptr && threadIdx.x == 0;
+  const uint64_t ticket = is_counted ? begin_call(p) : 0;  // on its way until a merge needs it
+  // Everything that is small is asked for ahead of the first keys, or it would wait for these.
+  FirstSteps first_steps;
+  DecodeQueries queries;
+  BoundsRead read{};
+  if (begin < end) {
+    if (begin != cta) work = load_item(p.items + begin);
+    const WorkItem first = work;
+    if (threadIdx.x > 0 && begin + static_cast<int>(threadIdx.x) < min(end, begin + kItemsAtOnce))
+      work = load_item(p.items + begin + threadIdx.x);
+    read = BoundsRead::load(p, work);
+    if (!kHasPrefill) first_steps = make_loader(p, layer, shared).load_first(first, queries);
+  }
   Item* items = reinterpret_cast<Item*>(shared + kSharedBytes - kItemsAtOnce * kItemBytes);
-  for (int first = begin; first < end; first += kItemsAtOnce) {
-    const int count = min(kItemsAtOnce, end - first);
-    if (first > begin) __syncthreads();
-    if (threadIdx.x < count) {
-      const int index = first + threadIdx.x;
-      WorkItem work = guess;
-      if (index != cta) work = load_item(p.items + index);
-      items[threadIdx.x] = find_item(p, index, work);
+  if (static_cast<int>(threadIdx.x) < min(end - begin, kItemsAtOnce))
+    items[threadIdx.x] = find_item(p, begin + threadIdx.x, work, read);
+  for (int batch = begin; batch < end; batch += kItemsAtOnce) {
+    const int count = min(kItemsAtOnce, end - batch);
+    if (batch > begin) {
+      __syncthreads();
+      if (threadIdx.x < count) find_later_item(p, batch + threadIdx.x, items + threadIdx.x);
     }
     __syncthreads();
     for (int i = 0; i < count;) {
       int last = i;
       while (last < count && !(kHasPrefill && is_prefill(items[last]))) ++last;
-      if (last > i) run_decode(p, layer, row_guess, items, i, last, shared);
-      row_guess.key = -1;  // it was of the first item
+      if (last > i) run_decode(p, layer, first_steps, queries, items, i, last, ticket, shared);
+      first_steps.are_loading = false;  // they were of the first item
       if (kHasPrefill && last < count) run_prefill(p, layer, items[last++], shared);
       i = last;
     }
   }
+  if (is_counted) number_next_call(p, ticket);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads)
@@ -56,8 +68,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   // The plan was complete before the attention kernel began: only its results are waited for.
   const MergeItem merge = p.merges[blockIdx.x];
   const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
-  if (is_used) load_slots(p, merge, shared);
-  __syncthreads();
+  Parts parts;
+  if (is_used) parts = Parts::make(p, merge.parts_begin, merge.parts_end);
   wait_for_previous();  // without work too: this grid must not end before that one
-  if (is_used) run_merge(p, merge, shared, blockIdx.y, gridDim.y);
+  if (is_used) run_merge(p, merge, parts, shared, blockIdx.y, gridDim.y);
 }

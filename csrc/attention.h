@@ -35,7 +35,7 @@ struct AttentionParams {
   const int32_t* layer = nullptr;  // [], which of the L to read
   int64_t num_layers = 1;
   KvLayout kv;
-  const int32_t* cu_q_lens;        // [B + 1]
+  const int32_t* cu_q_lens;        // [B + 1], or nullptr: one row a sequence
   const int32_t* kv_lens;          // [B]
   const float* k_scale = nullptr;  // [K]
   const float* v_scale = nullptr;  // [K]
@@ -51,6 +51,7 @@ struct AttentionParams {
   bool is_top_left;  // query i of a sequence is at position i
   int64_t window_left, window_right;
   bool use_softmax;
+  bool is_batch_invariant;  // no bit of a result depends on the rest of the batch
 
   const PlanHeader* header;
   const int32_t* cta_indptr;  // [num_ctas + 1]
@@ -60,9 +61,8 @@ struct AttentionParams {
   int64_t num_ctas, num_items, num_merges, num_parts;  // room in the plan; more than in use
   int64_t num_slots, slot_tokens, slot_heads;
   int64_t slot_kv_heads;  // slot_heads = slot_kv_heads * group
-  // CUDA: how many parts of a merge item are there yet; all zero between calls. nullptr:
-  // a kernel of its own merges.
-  uint32_t* arrivals = nullptr;
+  // CUDA: [1 + num_merges], see csrc/attention_merge.cuh. nullptr: a kernel of its own merges.
+  uint64_t* arrivals = nullptr;
   float* partial_out;  // [slots, slot_tokens, slot_heads, Hv]
   float* partial_lse;  // [slots, slot_tokens, slot_heads]
   void* out;           // [T, N, Hv]

@@ -23,90 +23,89 @@ namespace jaxinfer {
 constexpr int kRowBlocks = kDecodeRows / 8;  // of 8 query rows
 constexpr int kStages = kTiles.decode_stages;
 constexpr int kStageBytes = kDecodeKeys * (kRowBytes + kRowBytesV);
+constexpr int kRingBytes = kStages * kStageBytes;      // of a warp
 constexpr int kStepKeys = kTiles.warps * kDecodeKeys;  // of the CTA
 constexpr int kOutStride = kHeadDimV + kOutPad;
-static_assert(sizeof(MergeShared) <= kMergeBytes, "attention_tiles.h counts on it");
+constexpr int kMeetBytes = kTiles.warps * 8 * (kOutStride + 2) * 4;  // where warps meet
+static_assert(sizeof(MergeShared) <= kMeetBytes, "a merge takes the place of a meeting");
 
-JAXINFER_DEVICE int num_steps(const Item& item) {
-  if (item.hi <= item.lo) return 0;
-  return (item.hi - (item.lo & ~(kDecodeKeys - 1)) + kStepKeys - 1) / kStepKeys;
-}
-JAXINFER_DEVICE int first_key(const Item& item, int step, int warp) {
-  return (item.lo & ~(kDecodeKeys - 1)) + (step * kTiles.warps + warp) * kDecodeKeys;
-}
+// Whose turn it is: the 16 keys of a CTA's items go round its warps, from item to item, so that
+// many short ones keep all warps busy. Where results must not depend on the rest of the batch,
+// every item begins with warp 0.
+struct Turns {
+  int first = 0;  // warp of the first 16 keys
+  int keys = 0;   // first of this warp's first 16
+  int steps = 0;  // of this warp
 
-// The cache row of this lane's first key of a work item, asked for before the lengths are
-// known: used if the key turns out to be the first to load.
-struct RowGuess {
-  int key, kv_row;
+  __device__ __forceinline__ void next(const AttentionParams& p, const Item& item) {
+    const int begin = item.lo & ~(kDecodeKeys - 1);
+    const int units = item.hi <= item.lo ? 0 : (item.hi - begin + kDecodeKeys - 1) / kDecodeKeys;
+    const int before = (threadIdx.x / 32 - first) & (kTiles.warps - 1);  // of them, for others
+    keys = begin + before * kDecodeKeys;
+    steps = units > before ? (units - before + kTiles.warps - 1) / kTiles.warps : 0;
+    if (!p.is_batch_invariant) first += units;
+  }
 };
-JAXINFER_DEVICE RowGuess guess_row(const AttentionParams& p, const WorkItem& work) {
-  if constexpr (Spec::kPageSize == 0 || Spec::kIsCsr) return {-1, -1};
-  const int begin = max(work.key_begin, 0) & ~(kDecodeKeys - 1);
-  const int key = begin + (threadIdx.x >> 5) * kDecodeKeys + (threadIdx.x & 15);
-  const bool exists = static_cast<unsigned>(work.page_row) < p.kv.num_lists &&
-                      key < p.kv.max_pages * p.kv.page_size;
-  return {key, exists ? find_kv_row(p, work.page_row, key) : -1};
+
+// ---- 16 keys of a step ------------------------------------------------------------------------
+
+// In whole pages, all lanes know the row of the first key; else each of 16 lanes knows that of its
+// own.
+constexpr bool kWholePages = Spec::kPageSize > 0 && Spec::kPageSize % kDecodeKeys == 0;
+
+JAXINFER_DEVICE int own_key(int first) { return kWholePages ? first : first + (threadIdx.x & 15); }
+
+// The entry of the page list for this lane's key, or for another if that is not below `hi`.
+JAXINFER_DEVICE int load_step_entry(const AttentionParams& p, int list, int first, int hi) {
+  return load_entry(p, list, min(own_key(first), hi - 1));
 }
 
-// ---- loader: runs ahead of the products by the stages of the ring, across heads and items ----
+// Bit i: key first + i is in [lo, hi) and in the cache; `row`: from its entry, or -1.
+JAXINFER_DEVICE unsigned present_keys(int row, int first, int lo, int hi) {
+  const int key = own_key(first);
+  if (!kWholePages) return __ballot_sync(kWholeWarp, row >= 0 && key >= lo && key < hi) & 0xffff;
+  const int begin = clamp32(lo - key, 0, kDecodeKeys), end = clamp32(hi - key, 0, kDecodeKeys);
+  return row < 0 ? 0 : ((1u << end) - 1) & ~((1u << begin) - 1);
+}
 
-struct DecodeLoader {
-  const AttentionParams& p;
-  const Layer& layer;
-  const Item* items;
-  int item, last, head;
-  int key, key_end, steps_left;  // this lane's (of 16) next key
-  int kv_row;                    // where it lies, asked for a step ahead
-  const uint16_t *k, *v;         // row 0 of the KV head
-  uint64_t present;              // 16 bits a stage, the oldest lowest: which keys exist
-
-  // Goes to the first (item, head) at or after this one that has keys.
-  __device__ __forceinline__ void settle() {
-    for (; item < last; ++item, head = 0) {
-      const Item& at = items[item];
-      steps_left = num_steps(at);
-      if (steps_left == 0 || head >= at.num_heads) continue;
-      key = first_key(at, 0, threadIdx.x >> 5) + (threadIdx.x & 15);
-      key_end = at.hi;
-      k = layer.k + (at.kv_head_begin + head) * kHeadDim;
-      v = layer.v + (at.kv_head_begin + head) * kHeadDimV;
-      return;
-    }
-  }
-  __device__ __forceinline__ void look_up() {
-    const Item& at = items[item];
-    kv_row = key >= at.lo && key < key_end ? find_kv_row(p, at.page_row, key) : -1;
-  }
-  // Asks for the next 16 keys and values. `position`: stages that will be read before it.
-  __device__ __forceinline__ void load(uint32_t stage, int position) {
-    if (item < last) {
-      const int lane = threadIdx.x & 31;
-      const uint64_t bits = __ballot_sync(kWholeWarp, kv_row >= 0) & 0xffff;
-      present |= bits << (16 * position);
-      load_rows<kHeadDim>(stage, k, p.num_kv_heads * kHeadDim, lane);
-      load_rows<kHeadDimV>(stage + kDecodeKeys * kRowBytes, v, p.num_kv_heads * kHeadDimV, lane);
-      key += kStepKeys;
-      if (--steps_left == 0) ++head, settle();
-      if (item < last) look_up();
-    }
-    commit_copies();
-  }
-
- private:
-  template <int kDim>
-  __device__ __forceinline__ void load_rows(uint32_t to, const uint16_t* from, int64_t stride,
-                                            int lane) const {
-    constexpr int kChunks = kDim / 8;
+// Copies rows of one head to shared memory, if there is any; those of keys that are not present
+// may hold anything.
+template <int kDim>
+JAXINFER_DEVICE void copy_rows(uint32_t to, const uint16_t* head, int64_t stride, int step_row,
+                               unsigned present) {
+  constexpr int kChunks = kDim / 8;
+  const int lane = threadIdx.x & 31;
+  if (present == 0) return;
+  if constexpr (kWholePages && 32 % kChunks == 0) {
+    constexpr int kRows = 32 / kChunks;  // at a time
+    const int row = lane / kChunks, chunk = lane % kChunks;
+    const uint16_t* from = head + (step_row + row) * stride + chunk * 8;
+    const uint32_t first = to + swizzled(kDecodeKeys, row, chunk);
+#pragma unroll
+    for (int j = 0; j < kDecodeKeys; j += kRows, from += kRows * stride)
+      copy_async((first ^ ((j & 7) << 4)) + j * 128, from, true);
+  } else {
 #pragma unroll
     for (int j = 0; j < kDim / 16; ++j) {
       const int i = lane + 32 * j, row = i / kChunks, chunk = i % kChunks;
-      const int kv = __shfl_sync(kWholeWarp, kv_row, row);
-      copy_async(to + swizzled(kDecodeKeys, row, chunk), from + max(kv, 0) * stride + chunk * 8,
-                 kv >= 0);
+      const bool valid = kWholePages || (present >> row & 1);
+      const int kv = kWholePages ? step_row + row : __shfl_sync(kWholeWarp, step_row, row);
+      copy_async(to + swizzled(kDecodeKeys, row, chunk),
+                 head + (valid ? kv : 0) * stride + chunk * 8, valid);
     }
   }
-};
+}
+
+// Values that are not present must not be NaN: they are multiplied with weights of zero.
+JAXINFER_DEVICE void clear_absent_values(uint32_t values, unsigned present) {
+  constexpr int kChunks = kHeadDimV / 8;
+#pragma unroll
+  for (int j = 0; j < kHeadDimV / 16; ++j) {
+    const int i = (threadIdx.x & 31) + 32 * j, row = i / kChunks;
+    if (!(present >> row & 1)) store_zeros(values + swizzled(kDecodeKeys, row, i % kChunks));
+  }
+  __syncwarp();
+}
 
 // ---- queries ---------------------------------------------------------------------------------
 
@@ -119,22 +118,33 @@ struct DecodeQueries {
   bool same_keys;  // all rows see the same keys: loads have left out all others
   Scores scores;
 
-  __device__ __forceinline__ void load(const AttentionParams& p, const Item& item, int head) {
-    const int lane = threadIdx.x & 31, h = item.kv_head_begin + head;
-    scores = Scores::make(p, h);
-    same_keys = item.lo == item.all_lo && item.hi == item.all_hi;
+  // Of any work item, a wrong one too.
+  __device__ __forceinline__ void load(const AttentionParams& p, int row_begin, int num_rows,
+                                       int kv_head) {
+    const int lane = threadIdx.x & 31;
+    const int h = clamp32(kv_head, 0, static_cast<int>(p.num_kv_heads) - 1);
 #pragma unroll
     for (int n = 0; n < kRowBlocks; ++n) {
       const int row = n * 8 + (lane >> 2);
-      const bool valid = row < item.num_rows;
-      const int64_t q_row = (item.row_begin + row / kGroup) * p.num_q_heads + h * kGroup;
-      const auto* from = reinterpret_cast<const uint32_t*>(
-          static_cast<const uint16_t*>(p.q) + (q_row + row % kGroup) * kHeadDim + 2 * (lane & 3));
+      const bool valid = row < num_rows;
+      const int token = clamp32(row_begin + row / kGroup, 0, static_cast<int>(p.num_tokens) - 1);
+      const int64_t q_row = token * p.num_q_heads + h * kGroup + row % kGroup;
+      const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(p.q) +
+                                                           q_row * kHeadDim + 2 * (lane & 3));
 #pragma unroll
       for (int k = 0; k < kHeadDim / 16; ++k) {
         q[n][k][0] = valid ? __ldg(from + k * 8) : 0;
         q[n][k][1] = valid ? __ldg(from + k * 8 + 4) : 0;
       }
+    }
+  }
+
+  __device__ __forceinline__ void bound(const AttentionParams& p, const Item& item, int head) {
+    const int lane = threadIdx.x & 31, h = item.kv_head_begin + head;
+    scores = Scores::make(p, h);
+    same_keys = item.lo == item.all_lo && item.hi == item.all_hi;
+#pragma unroll
+    for (int n = 0; n < kRowBlocks; ++n) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int column = n * 8 + 2 * (lane & 3) + c;
@@ -145,6 +155,127 @@ struct DecodeQueries {
         if (kDense) dense[n][c] = DenseRow::make(p, row, h * kGroup + column % kGroup);
       }
     }
+  }
+};
+
+// ---- loader: runs ahead of the products by the stages of the ring, across heads and items ----
+
+// The keys of a CTA's first steps, asked for before the lengths are known: some may turn out
+// not to exist.
+struct FirstSteps {
+  bool are_loading = false;
+  int rows[kStages];  // of their keys
+  int next_entry;     // of the page list, for the step behind them
+};
+
+struct DecodeLoader {
+  const AttentionParams& p;
+  const Layer& layer;
+  uint32_t ring;
+  const Item* items;
+  int item, last, head;
+  Turns turns;
+  int key, steps_left;    // of this warp's next step: the first of 16 keys
+  int entry;              // of the page list for them, asked for a step ahead
+  const uint16_t *k, *v;  // row 0 of the KV head
+  uint64_t present;       // 16 bits a stage, the oldest lowest: which keys exist
+
+  // Of the first item of a CTA, before its bounds are known; and its queries, for what is asked
+  // for later has to wait for those keys.
+  __device__ __forceinline__ FirstSteps load_first(const WorkItem& work, DecodeQueries& queries) {
+    FirstSteps first;
+    // What no valid plan says is read all the same, within the lists, and looked at afterwards.
+    const int list = clamp32(work.page_row, 0, static_cast<int>(p.kv.num_lists) - 1);
+    const int end = work.key_end == kOpen ? 0x7fffffff : work.key_end;
+    const int hi = static_cast<int>(min64(list_keys(p, list), end));
+    // Where a window begins is known with the length only.
+    if (hi <= 0 || p.window_left != 0x7fffffff) return first;
+    const int warp = threadIdx.x >> 5;
+    key = (max(work.key_begin, 0) & ~(kDecodeKeys - 1)) + warp * kDecodeKeys;
+    point_to(work.kv_head_begin);
+    int entries[kStages];
+#pragma unroll
+    for (int s = 0; s < kStages; ++s)
+      entries[s] = load_step_entry(p, list, key + s * kStepKeys, hi);
+    first.next_entry = load_step_entry(p, list, key + kStages * kStepKeys, hi);
+    queries.load(p, work.row_begin, work.num_rows * kGroup, work.kv_head_begin);
+    first.are_loading = is_valid(p, work) & (work.num_rows * kGroup <= kDecodeRows) &
+                        (work.row_mode != kPaddingRows);
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) {
+      const int at = key + s * kStepKeys;
+      first.rows[s] = row_of_entry(p, entries[s], own_key(at));
+      const unsigned bits = present_keys(first.rows[s], at, 0, first.are_loading ? hi : 0);
+      copy_step(ring + s * kStageBytes, first.rows[s], bits);
+      if (first.are_loading) commit_copies();
+    }
+    return first;
+  }
+
+  // Fills the ring from items[begin] on, or what is missing of it.
+  __device__ __forceinline__ void start(const Item* all, int begin, int end,
+                                        const FirstSteps& first) {
+    items = all, item = begin, last = end, head = 0, present = 0;
+    settle();
+    int loaded = 0;
+    if (first.are_loading && item == begin && item < last && head == 0) {
+      const Item& at = items[item];
+      loaded = min(steps_left, kStages);
+#pragma unroll
+      for (int s = 0; s < kStages; ++s) {
+        const uint64_t bits = present_keys(first.rows[s], key + s * kStepKeys, at.lo, at.hi);
+        present |= (s < loaded ? bits : 0) << (16 * s);
+      }
+      key += loaded * kStepKeys;
+      steps_left -= loaded;
+      entry = first.next_entry;
+      if (steps_left == 0) ++head, settle(), look_up();
+    } else {
+      look_up();
+    }
+    // What was loaded in vain has to arrive before anything is loaded in its place.
+    if (first.are_loading && loaded < kStages && item < last) wait_copies<0>(), __syncwarp();
+#pragma unroll 1
+    for (int s = loaded; s < kStages; ++s) load(ring + s * kStageBytes, s);
+  }
+
+  // Asks for the next 16 keys and values. `position`: stages that will be read before it.
+  __device__ __forceinline__ void load(uint32_t stage, int position) {
+    if (item < last) {
+      const Item& at = items[item];
+      const int row = row_of_entry(p, entry, own_key(key));
+      const unsigned bits = present_keys(row, key, at.lo, at.hi);
+      present |= uint64_t{bits} << (16 * position);
+      copy_step(stage, row, bits);
+      key += kStepKeys;
+      if (--steps_left == 0) ++head, settle();
+      look_up();
+    }
+    commit_copies();
+  }
+
+ private:
+  __device__ __forceinline__ void point_to(int kv_head) {
+    k = layer.k + kv_head * kHeadDim;
+    v = layer.v + kv_head * kHeadDimV;
+  }
+  // Goes to the first (item, head) at or after this one that has keys for this warp.
+  __device__ __forceinline__ void settle() {
+    for (; item < last; ++item, head = 0) {
+      const Item& at = items[item];
+      for (; head < at.num_heads; ++head) {
+        turns.next(p, at);
+        key = turns.keys, steps_left = turns.steps;
+        if (steps_left > 0) return point_to(at.kv_head_begin + head);
+      }
+    }
+  }
+  __device__ __forceinline__ void look_up() {
+    if (item < last) entry = load_step_entry(p, items[item].page_row, key, items[item].hi);
+  }
+  __device__ __forceinline__ void copy_step(uint32_t stage, int row, unsigned bits) const {
+    copy_rows<kHeadDim>(stage, k, p.num_kv_heads * kHeadDim, row, bits);
+    copy_rows<kHeadDimV>(stage + kDecodeKeys * kRowBytes, v, p.num_kv_heads * kHeadDimV, row, bits);
   }
 };
 
@@ -201,6 +332,8 @@ struct DecodeSums {
     }
     uint32_t weights[kRowBlocks][2];
     const bool some_hidden = present != 0xffff || !queries.same_keys;
+    const uint32_t values = stage + kDecodeKeys * kRowBytes;
+    if (present != 0xffff) clear_absent_values(values, present);
 #pragma unroll
     for (int n = 0; n < kRowBlocks; ++n) {
 #pragma unroll
@@ -223,8 +356,7 @@ struct DecodeSums {
 #pragma unroll
     for (int v = 0; v < kHeadDimV / 16; ++v) {
       uint32_t a[4];
-      load_matrices_transposed(a, stage + kDecodeKeys * kRowBytes +
-                                      swizzled(kDecodeKeys, row, 2 * v + ((lane >> 3) & 1)));
+      load_matrices_transposed(a, values + swizzled(kDecodeKeys, row, 2 * v + ((lane >> 3) & 1)));
 #pragma unroll
       for (int n = 0; n < kRowBlocks; ++n) Type::mma(o[n][v], a, weights[n][0], weights[n][1]);
     }
@@ -280,66 +412,68 @@ struct DecodeSums {
   }
 };
 
-// Computes items[first .. last) of the CTA.
-JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer, RowGuess guess,
-                                const Item* items, int first, int last, uint8_t* shared) {
-  const int warp = threadIdx.x >> 5;
-  float* merge_buffer = reinterpret_cast<float*>(shared + kTiles.warps * kStages * kStageBytes);
-  auto& merge_shared =
-      *reinterpret_cast<MergeShared*>(merge_buffer + kTiles.warps * 8 * (kOutStride + 2));
-  const uint32_t ring = shared_address(shared) + warp * kStages * kStageBytes;
+JAXINFER_DEVICE DecodeLoader make_loader(const AttentionParams& p, const Layer& layer,
+                                         uint8_t* shared) {
+  return {p, layer, shared_address(shared) + (threadIdx.x >> 5) * kRingBytes};
+}
 
-  DecodeLoader loader{p, layer, items, first, last, 0, 0, 0, 0, -1, nullptr, nullptr, 0};
-  loader.settle();
-  if (loader.item == first && loader.key == guess.key) {
-    loader.kv_row =
-        loader.key >= items[first].lo && loader.key < loader.key_end ? guess.kv_row : -1;
-  } else if (loader.item < last) {
-    loader.look_up();
-  }
-#pragma unroll 1
-  for (int s = 0; s < kStages; ++s) loader.load(ring + s * kStageBytes, s);
+// Computes items[begin .. last) of the CTA. `queries`: of the first of them if `first` is loading.
+// `ticket`: thread 0's, of begin_call().
+JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer,
+                                const FirstSteps& first, DecodeQueries& queries, const Item* items,
+                                int begin, int last, uint64_t ticket, uint8_t* shared) {
+  float* meet = reinterpret_cast<float*>(shared + kTiles.warps * kRingBytes);
+  auto& merge_shared = *reinterpret_cast<MergeShared*>(meet);
+  const uint64_t call = ticket >> kCountBits << kCountBits;
+  DecodeLoader loader = make_loader(p, layer, shared);
+  loader.start(items, begin, last, first);
 
-  DecodeQueries queries;
   DecodeSums sums;
-  uint32_t stage = ring;
-  int i = first, head = 0;
+  Turns turns;
+  uint32_t stage = loader.ring;
+  int i = begin, head = 0;
   while (i < last && items[i].num_heads == 0) ++i;  // of a wrong plan
-  if (i < last) queries.load(p, items[i], 0);
+  const auto ask = [&]() {
+    const Item& at = items[i];
+    queries.load(p, at.row_begin, at.num_rows, at.kv_head_begin + head);
+    queries.bound(p, at, head);
+  };
+  if (first.are_loading && i == begin) {
+    queries.bound(p, items[i], 0);
+  } else if (i < last) {
+    ask();
+  }
   while (i < last) {
-    const Item item = items[i];
-    const int steps = num_steps(item);
+    const Item& item = items[i];
+    turns.next(p, item);
     sums.clear();
-    // Of what this item is a part, if its CTA is to merge; asked for long before it is used.
-    const bool is_part = p.arrivals != nullptr && item.partial != kWriteThrough;
-    MergeItem merge{item.row_begin, item.num_rows / kGroup, item.kv_head_begin, item.num_heads};
-    if (is_part) {
-      merge.parts_begin = __ldg(&p.merges[item.merge].parts_begin);
-      merge.parts_end = __ldg(&p.merges[item.merge].parts_end);
-    }
-    for (int step = 0; step < steps; ++step) {
+    // A part that this CTA may have to merge.
+    const bool is_part =
+        kMergesItself && item.parts_end > item.parts_begin && head + 1 == item.num_heads;
+    if (is_part && threadIdx.x == 0) raise_to(p.arrivals + 1 + item.merge, call);
+    for (int step = 0; step < turns.steps; ++step) {
       wait_copies<kStages - 1>();
       __syncwarp();
       const unsigned present = loader.present & 0xffff;
       loader.present >>= 16;
-      // The last step leaves some warps without keys.
-      if (present != 0) sums.add_keys(p, queries, stage, first_key(item, step, warp), present);
+      const int key = turns.keys + step * kStepKeys;
+      if (present != 0) sums.add_keys(p, queries, stage, key, present);
       __syncwarp();
       loader.load(stage, kStages - 1);
-      stage = stage + kStageBytes == ring + kStages * kStageBytes ? ring : stage + kStageBytes;
+      stage = stage + kStageBytes == loader.ring + kRingBytes ? loader.ring : stage + kStageBytes;
     }
     const float scale = queries.scores.log2_scale;
     const int done = head;
-    const bool is_arrival = is_part && head + 1 == item.num_heads && count_parts(p, merge) > 0;
-    if (is_arrival) load_slots(p, merge, merge_shared);
     if (++head == item.num_heads) {
       head = 0;
       do ++i;
       while (i < last && items[i].num_heads == 0);
     }
-    if (i < last) queries.load(p, items[i], head);  // on its way while the warps meet
-    sums.write(p, item, done, scale, merge_buffer);
-    if (is_arrival) merge_if_last(p, item.merge, merge, merge_shared);
+    if (i < last) ask();  // on their way while the warps meet
+    Parts parts;
+    if (is_part) parts = Parts::make(p, item.parts_begin, item.parts_end);
+    sums.write(p, item, done, scale, meet);
+    if (is_part) merge_if_last(p, item, parts, call, merge_shared);
   }
   wait_copies<0>();
 }

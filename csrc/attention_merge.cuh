@@ -17,7 +17,25 @@ namespace jaxinfer {
 constexpr int kMergeQuads = kThreads < 128 ? 64 : 128;  // of columns, a CTA at a time
 constexpr int kMergeGroups = kThreads / kMergeQuads;    // of parts
 constexpr int kPartsAtOnce = 8;                         // loads of a thread in flight
-constexpr int kPartsInShared = 256;
+
+// ---- who comes last ----------------------------------------------------------------------------
+
+// p.arrivals outlives calls. Word 0 holds the number of the call and how many of its CTAs have
+// begun; word 1 + m the same for merge m: a call, and how many parts came in it. Counts of
+// earlier calls are worth nothing, whatever a wrong plan left there.
+constexpr int kCountBits = 20;  // 44 bits of calls last for years
+
+// The number of this call, in place above the count. One thread of every CTA asks, once.
+JAXINFER_DEVICE uint64_t begin_call(const AttentionParams& p) {
+  return count_up_relaxed(p.arrivals, 1);
+}
+// Once all CTAs have it; the CTA whose ticket was the last one does this before it ends.
+JAXINFER_DEVICE void number_next_call(const AttentionParams& p, uint64_t ticket) {
+  const uint64_t count = ticket & ((1 << kCountBits) - 1);
+  if (count + 1 == gridDim.x) count_up_relaxed(p.arrivals, (1 << kCountBits) - gridDim.x);
+}
+
+// ---- what is merged ----------------------------------------------------------------------------
 
 // log2-sum-exp2 and weighted sum of some parts, for four columns.
 struct MergedQuad {
@@ -51,59 +69,74 @@ struct MergedQuad {
 
 // In both places the same number of threads, and so the same bits.
 struct MergeShared {
-  int is_last;
-  int slots[kPartsInShared];
   MergedQuad quads[kMergeGroups][kMergeQuads];
+  int is_last;
 };
 
-// Reads the slots of a merge item; those that no plan would have become -1.
-JAXINFER_DEVICE int load_slot(const AttentionParams& p, int part) {
-  const int slot = p.parts[part];
-  return slot >= 0 && slot < p.num_slots ? slot : -1;
+// The parts of a merge that this thread's group reads, and the slots of the first of them.
+struct Parts {
+  int first, last;
+  int slots[kPartsAtOnce];
+
+  JAXINFER_DEVICE Parts make(const AttentionParams& p, int begin, int end) {
+    const int group = threadIdx.x / kMergeQuads;
+    begin = max(begin, 0);
+    const int count = max(min(end, static_cast<int>(p.num_parts)) - begin, 0);
+    Parts parts;
+    parts.first = begin + count * group / kMergeGroups;
+    parts.last = begin + count * (group + 1) / kMergeGroups;
+    load_slots(p, parts.first, parts.last, parts.slots);
+    return parts;
+  }
+  JAXINFER_DEVICE void load_slots(const AttentionParams& p, int from, int last,
+                                  int (&slots)[kPartsAtOnce]) {
+#pragma unroll
+    for (int i = 0; i < kPartsAtOnce; ++i)
+      slots[i] = from + i < last ? __ldg(p.parts + from + i) : -1;
+  }
+};
+
+// Adds the parts in these slots, for columns `column` to + 3 of row `row` of a slot.
+JAXINFER_DEVICE void add_parts(const AttentionParams& p, const int (&slots)[kPartsAtOnce], int row,
+                               int column, MergedQuad& merged) {
+  const int slot_rows = static_cast<int>(p.slot_tokens * p.slot_heads);
+  float lse2[kPartsAtOnce], sums[kPartsAtOnce];
+  float4 values[kPartsAtOnce];
+#pragma unroll
+  for (int i = 0; i < kPartsAtOnce; ++i) {
+    // Slots that no plan would have are left out.
+    const bool is_part = static_cast<unsigned>(slots[i]) < static_cast<unsigned>(p.num_slots);
+    const int from = slots[i] * slot_rows + row;  // no memory holds 2^31 rows
+    // What a part without keys holds is zero, but what lies beyond the parts is not.
+    lse2[i] = load_if(is_part, p.partial_lse + from, -infinity());
+    values[i] = load_if(is_part, reinterpret_cast<const float4*>(
+                                     p.partial_out + int64_t{from} * kHeadDimV + column));
+    // Without softmax every part counts as 1: its weight is 2^0.
+    if (!Spec::kUseSoftmax) lse2[i] = is_part ? 0.0f : -infinity();
+    sums[i] = 1.0f;
+  }
+  merged.add(lse2, values, sums);
 }
 
-JAXINFER_DEVICE int count_parts(const AttentionParams& p, const MergeItem& merge) {
-  return max(min(merge.parts_end, static_cast<int>(p.num_parts)) - merge.parts_begin, 0);
-}
-
-JAXINFER_DEVICE void load_slots(const AttentionParams& p, const MergeItem& merge,
-                                MergeShared& shared) {
-  for (int part = threadIdx.x; part < min(count_parts(p, merge), kPartsInShared); part += kThreads)
-    shared.slots[part] = load_slot(p, merge.parts_begin + part);
-}
-
-// Merges quads `turn`, `turn` + `turns` ... of 64 each.
-JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
+// Merges quads `turn`, `turn` + `turns` ... of kMergeQuads each.
+JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge, const Parts& parts,
                                MergeShared& shared, int turn, int turns) {
   constexpr int kQuads = kHeadDimV / 4;
   const int quad = threadIdx.x % kMergeQuads, group = threadIdx.x / kMergeQuads;
   const int heads = merge.num_kv_heads * kGroup, num_quads = merge.num_rows * heads * kQuads;
-  const int num_parts = count_parts(p, merge);
-  const int first = num_parts * group / kMergeGroups, last = num_parts * (group + 1) / kMergeGroups;
-  // Without softmax every part counts as 1: its weight is 2^0.
   for (int begin = turn * kMergeQuads; begin < num_quads; begin += turns * kMergeQuads) {
     const int x = min(begin + quad, num_quads - 1);
-    const int column = x % kQuads * 4, row = x / kQuads, token = row / heads, n = row % heads;
+    const int column = x % kQuads * 4, row = x / kQuads;
+    // Dividing by a constant where it can be one: this is between the last part and the result.
+    const int token = merge.num_kv_heads == 1 ? row / kGroup : row / heads, n = row - token * heads;
+    const int slot_row = token * static_cast<int>(p.slot_heads) + n;
     MergedQuad merged;
     merged.clear();
-    for (int at = first; at < last; at += kPartsAtOnce) {
-      float lse2[kPartsAtOnce], sums[kPartsAtOnce];
-      float4 values[kPartsAtOnce];
-#pragma unroll
-      for (int i = 0; i < kPartsAtOnce; ++i) {
-        const int part = at + i;
-        int slot = shared.slots[min(part, kPartsInShared - 1)];
-        if (part >= kPartsInShared && part < last) slot = load_slot(p, merge.parts_begin + part);
-        const bool is_part = part < last && slot >= 0;
-        const int64_t from = ((is_part ? slot : 0) * p.slot_tokens + token) * p.slot_heads + n;
-        // What a part without keys holds is zero, but what lies beyond the parts is not.
-        lse2[i] = load_if(is_part, p.partial_lse + from, -infinity());
-        values[i] = load_if(
-            is_part, reinterpret_cast<const float4*>(p.partial_out + from * kHeadDimV + column));
-        if (!Spec::kUseSoftmax) lse2[i] = is_part ? 0.0f : -infinity();
-        sums[i] = 1.0f;
-      }
-      merged.add(lse2, values, sums);
+    add_parts(p, parts.slots, slot_row, column, merged);
+    for (int at = parts.first + kPartsAtOnce; at < parts.last; at += kPartsAtOnce) {
+      int slots[kPartsAtOnce];
+      Parts::load_slots(p, at, parts.last, slots);
+      add_parts(p, slots, slot_row, column, merged);
     }
     if (begin != turn * kMergeQuads) __syncthreads();
     shared.quads[group][quad] = merged;
@@ -129,16 +162,17 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
   }
 }
 
-// After the CTA has written a part of `merge`, whose counter is `index`: the last of them to
-// arrive merges them all. The counter wraps to zero by itself, ready for the next call.
-JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, int index, const MergeItem& merge,
-                                   MergeShared& shared) {
+// After the CTA has written a part of `item`'s merge, in call `call`: the CTA that brings the
+// last part merges them all.
+JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, const Item& item, const Parts& parts,
+                                   uint64_t call, MergeShared& shared) {
   __syncthreads();
-  const unsigned last = merge.parts_end - merge.parts_begin - 1;
-  if (threadIdx.x == 0) shared.is_last = arrive(p.arrivals + index, last) == last;
+  const uint64_t last = call + (item.parts_end - item.parts_begin - 1);
+  if (threadIdx.x == 0) shared.is_last = count_up(p.arrivals + 1 + item.merge, 1) == last;
   __syncthreads();
   if (!shared.is_last) return;
-  run_merge(p, merge, shared, 0, 1);
+  const MergeItem merge{item.row_begin, item.num_rows / kGroup, item.kv_head_begin, item.num_heads};
+  run_merge(p, merge, parts, shared, 0, 1);
 }
 
 }  // namespace jaxinfer

@@ -65,7 +65,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
     const int key = item.lo + step * kPrefillKeys + tid;
     if (tid < kPrefillKeys)
       s.kv_rows[(step & 3) * kPrefillKeys + tid] =
-          key < item.hi ? find_kv_row(p, item.page_row, key) : -1;
+          key < item.hi ? row_of_entry(p, load_entry(p, item.page_row, key), key) : -1;
   };
   __syncthreads();  // whoever used this memory before is done
   for (int r = tid; r < kTiles.prefill_rows; r += kThreads) {

@@ -24,9 +24,8 @@ struct AttentionTiles {
 constexpr int kDecodeKeys = 16;        // keys of a warp's step: the k of one mma
 constexpr int kMaxDecodeRows = 16;     // packed rows of a decode tile: two n8 of an mma
 constexpr int kPanel = 64;             // elements of a 128-byte row of shared memory
-constexpr int kItemsAtOnce = 32;       // work items whose bounds are looked up together
+constexpr int kItemsAtOnce = 24;       // work items whose bounds are looked up together
 constexpr int kItemBytes = 64;         // of one of these
-constexpr int kMergeBytes = 10240;     // what a merge by the last CTA needs
 constexpr int kOutPad = 4;             // floats: rows of the merge buffer avoid bank conflicts
 constexpr int kMostInFlight = 131072;  // more bytes in flight per SM measured slower
 
@@ -46,9 +45,8 @@ constexpr AttentionTiles attention_tiles(int head_dim, int head_dim_v, int ctas_
   t.decode_stages = kMostInFlight / ctas_per_sm / (t.warps * stage);
   t.decode_stages = t.decode_stages < 2 ? 2 : t.decode_stages > 4 ? 4 : t.decode_stages;
   const int items = kItemsAtOnce * kItemBytes;
-  // Ring, and per warp 8 rows of partial O with their m and l.
-  t.decode_bytes = t.warps * (t.decode_stages * stage + 8 * (head_dim_v + kOutPad + 2) * 4) +
-                   kMergeBytes + items;
+  // Ring, and per warp 8 rows of partial O with their m and l; a merge takes the place of these.
+  t.decode_bytes = t.warps * (t.decode_stages * stage + 8 * (head_dim_v + kOutPad + 2) * 4) + items;
   t.prefill_rows = t.warps * 16;
   t.prefill_keys = 64;
   // Q, two stages of K and V, the bounds of each row and the rows of the cache.

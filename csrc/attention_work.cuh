@@ -20,6 +20,7 @@ constexpr int kHeadDimV = Spec::kHeadDimV;
 constexpr int kGroup = Spec::kGroup;  // query heads per KV head
 constexpr int kDecodeRows = decode_rows(Spec::kTileRows);
 constexpr bool kHasPrefill = has_prefill(Spec::kTileRows);
+constexpr bool kMergesItself = !kHasPrefill;  // the CTA that comes last, if there are counters
 constexpr bool kDense = Spec::kHasBias || Spec::kHasMask;
 constexpr int kRowBytes = panel_bytes(kHeadDim);
 constexpr int kRowBytesV = panel_bytes(kHeadDimV);
@@ -36,9 +37,10 @@ struct Item {
   int page_row;
   int partial, partial_row;
   int merge;
-  int lo, hi;          // keys that some row sees
-  int all_lo, all_hi;  // keys that every row sees
-  int spare[3];
+  int parts_begin, parts_end;  // of its merge, if the CTA that comes last is to do it
+  int lo, hi;                  // keys that some row sees
+  int all_lo, all_hi;          // keys that every row sees
+  int spare;
 };
 static_assert(sizeof(Item) == kItemBytes, "attention_tiles.h counts on it");
 
@@ -52,35 +54,83 @@ JAXINFER_DEVICE WorkItem load_item(const WorkItem* from) {
   return item;
 }
 
+// capacity() of an op whose lists are known to be a table.
+JAXINFER_DEVICE int64_t list_keys(const AttentionParams& p, int list) {
+  if (Spec::kPageSize > 0 && !Spec::kIsCsr) return p.kv.max_pages * Spec::kPageSize;
+  return capacity(p, list);
+}
+
+JAXINFER_DEVICE int merge_of(const AttentionParams& p, const WorkItem& work) {
+  return clamp32(work.merge, 0, static_cast<int>(p.num_merges) - 1);
+}
+
+// What the bounds of a work item are computed from.
+struct BoundsRead {
+  SeqLengths lengths;
+  int parts_begin, parts_end;  // of its merge
+
+  JAXINFER_DEVICE BoundsRead load(const AttentionParams& p, const WorkItem& work) {
+    BoundsRead read{};
+    read.lengths = load_lengths(p, clamp32(work.seq, 0, static_cast<int>(p.num_seqs) - 1));
+    if (kMergesItself && p.arrivals != nullptr) {
+      const MergeItem* merge = p.merges + merge_of(p, work);
+      read.parts_begin = __ldg(&merge->parts_begin);
+      read.parts_end = __ldg(&merge->parts_end);
+    }
+    return read;
+  }
+};
+
 // Rows of one sequence see ranges that only move right: the first and the last bound all.
-JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkItem& work) {
+JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkItem& work,
+                               const BoundsRead& read) {
   Item item{};
   item.index = index;
-  // A wrong plan: no rows, so nothing is read or written.
-  if (!is_valid(p, work) || work.num_rows * kGroup > Spec::kTileRows) return item;
   item.row_begin = work.row_begin;
   item.num_rows = work.num_rows * kGroup;
   item.kv_head_begin = work.kv_head_begin;
   item.num_heads = work.num_kv_heads;
   item.page_row = work.page_row;
   item.partial = work.partial, item.partial_row = work.partial_row;
-  item.merge = clamp32(work.merge, 0, static_cast<int>(p.num_merges) - 1);
+  item.merge = merge_of(p, work);
+  if (kMergesItself && p.arrivals != nullptr && work.partial != kWriteThrough) {
+    item.parts_begin = max(read.parts_begin, 0);
+    item.parts_end = min(read.parts_end, static_cast<int>(p.num_parts));
+  }
+  // A wrong plan: no rows, so nothing is read or written.
+  if (!is_valid(p, work) || item.num_rows > Spec::kTileRows) {
+    item.num_rows = item.num_heads = 0;
+    return item;
+  }
   if (work.row_mode == kPaddingRows) return item;
-  const bool is_one_seq = work.row_mode == kRowsOfOneSeq;
-  const int stride = is_one_seq ? max(work.num_rows - 1, 1) : 1;
-  int seq = work.seq;
-  item.lo = item.all_hi = 0x7fffffff;
+  const int last_row = work.row_begin + work.num_rows - 1;
+  if (work.row_mode == kRowsOfOneSeq) {
+    const int64_t most = list_keys(p, work.page_row);
+    const SeqRows rows = rows_of_seq(p, work.seq, read.lengths);
+    const Row first = visible_keys(p, work, most, work.seq, rows, work.row_begin);
+    const Row last = visible_keys(p, work, most, work.seq, rows, last_row);
+    item.lo = min(first.lo, last.lo), item.hi = max(first.hi, last.hi);
+    item.all_lo = max(first.lo, last.lo), item.all_hi = min(first.hi, last.hi);
+  } else {
+    int seq = work.seq;
+    item.lo = item.all_hi = 0x7fffffff;
 #pragma unroll 1
-  for (int t = 0; t < work.num_rows; t += stride) {
-    const Row row = visible_keys(p, work, seq, work.row_begin + t);
-    seq = row.seq;
-    item.all_lo = max(item.all_lo, row.lo);
-    item.all_hi = min(item.all_hi, row.hi);
-    if (row.lo < row.hi || is_one_seq)
-      item.lo = min(item.lo, row.lo), item.hi = max(item.hi, row.hi);
+    for (int r = work.row_begin; r <= last_row; ++r) {
+      const Row row = visible_keys(p, work, seq, r);
+      seq = row.seq;
+      item.all_lo = max(item.all_lo, row.lo);
+      item.all_hi = min(item.all_hi, row.hi);
+      if (row.lo < row.hi) item.lo = min(item.lo, row.lo), item.hi = max(item.hi, row.hi);
+    }
   }
   item.lo = min(item.lo, max(item.hi, 0));
   return item;
+}
+
+// Not inlined: only CTAs of many items need it.
+static __device__ __noinline__ void find_later_item(const AttentionParams& p, int index, Item* to) {
+  const WorkItem work = load_item(p.items + index);
+  *to = find_item(p, index, work, BoundsRead::load(p, work));
 }
 
 // The visible keys of token `token` of a work item. Not inlined: only items of several
@@ -97,18 +147,25 @@ static __device__ __noinline__ Row find_row(const AttentionParams& p, int index,
   return row;
 }
 
-// Row of K and V that key `key` of page list `list` lies in, or -1.
-JAXINFER_DEVICE int find_kv_row(const AttentionParams& p, int list, int key) {
+// What page list `list` says of key `key`, which it must hold: a page, or with contiguous keys
+// the row of the first. Loading it and using it are apart, for it takes a while to come.
+JAXINFER_DEVICE int load_entry(const AttentionParams& p, int list, int key) {
   if constexpr (Spec::kPageSize == 0) {
-    const int64_t row = int64_t{p.kv.kv_starts[list]} + key;
+    return __ldg(p.kv.kv_starts + list);
+  } else {
+    const int32_t* ids = p.kv.page_table + list * p.kv.max_pages;
+    if constexpr (Spec::kIsCsr) ids = p.kv.page_indices + max(__ldg(p.kv.page_indptr + list), 0);
+    return __ldg(ids + static_cast<unsigned>(key) / Spec::kPageSize);
+  }
+}
+// Row of K and V that the key lies in, or -1.
+JAXINFER_DEVICE int row_of_entry(const AttentionParams& p, int entry, int key) {
+  if constexpr (Spec::kPageSize == 0) {
+    const int64_t row = int64_t{entry} + key;
     return row >= 0 && row < p.kv.num_pages ? static_cast<int>(row) : -1;
   } else {
-    const unsigned page = static_cast<unsigned>(key) / Spec::kPageSize;
-    const int32_t* ids = p.kv.page_table + list * p.kv.max_pages;
-    if constexpr (Spec::kIsCsr) ids = p.kv.page_indices + max(p.kv.page_indptr[list], 0);
-    const int id = __ldg(ids + page);
-    if (id < 0 || id >= p.kv.num_pages) return -1;
-    return id * Spec::kPageSize + key % Spec::kPageSize;
+    const bool exists = entry >= 0 && entry < static_cast<int>(p.kv.num_pages);
+    return exists ? entry * Spec::kPageSize + key % Spec::kPageSize : -1;
   }
 }
 
@@ -184,13 +241,13 @@ struct DenseRow {
 // log2-sum-exp2 of a row whose largest exponent is m and whose sum is l.
 JAXINFER_DEVICE float log2_sum(float m, float l) {
   if (!Spec::kUseSoftmax) return 0.0f;
-  return l == 0.0f ? -infinity() : m + log2f(l);
+  return l == 0.0f ? -infinity() : m + log2_approx(l);
 }
 
 // What makes weights of that sum add up to one.
 JAXINFER_DEVICE float normalizer(float sum) {
   if (!Spec::kUseSoftmax) return 1.0f;
-  return sum == 0.0f ? 0.0f : 1.0f / sum;
+  return sum == 0.0f ? 0.0f : reciprocal_approx(sum);
 }
 
 // The attention sink takes its share of the probability, and no value. Only at the final

@@ -74,6 +74,10 @@ JAXINFER_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+JAXINFER_DEVICE void store_zeros(uint32_t to) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory");
+}
+
 JAXINFER_DEVICE void load_matrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -120,15 +124,35 @@ JAXINFER_DEVICE float4 load_if(bool valid, const float4* from) {
   return v;
 }
 
-// Counts up to `last`, then from 0 again; returns what it was. What this CTA wrote before a
-// barrier in front of it is seen by whoever counts after it, behind a barrier of theirs.
-JAXINFER_DEVICE unsigned arrive(unsigned* counter, unsigned last) {
-  unsigned before;
-  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(counter), "r"(last)
+// A number of 64 bits that the compiler does not know to be the same in all lanes: else it would
+// add up the counts of a warp, and wait for the result of that at once.
+JAXINFER_DEVICE uint64_t opaque(uint64_t x) {
+  asm volatile("" : "+l"(x));
+  unsigned lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return x + lane;
+}
+// For lane 0 alone. Adds to a counter, and returns what it was. With `count_up`, what this CTA
+// wrote before a barrier in front of it is seen by whoever counts after it, behind a barrier.
+JAXINFER_DEVICE uint64_t count_up(uint64_t* counter, uint64_t by) {
+  uint64_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;"
+               : "=l"(before)
+               : "l"(counter), "l"(opaque(by))
                : "memory");
   return before;
+}
+JAXINFER_DEVICE uint64_t count_up_relaxed(uint64_t* counter, uint64_t by) {
+  uint64_t before;
+  asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;"
+               : "=l"(before)
+               : "l"(counter), "l"(opaque(by))
+               : "memory");
+  return before;
+}
+JAXINFER_DEVICE void raise_to(uint64_t* counter, uint64_t least) {
+  asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(counter), "l"(opaque(least))
+               : "memory");
 }
 
 // ---- arithmetic ------------------------------------------------------------------------------
@@ -136,6 +160,19 @@ JAXINFER_DEVICE unsigned arrive(unsigned* counter, unsigned last) {
 JAXINFER_DEVICE float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// To 2^-22, and 0 at 1.
+JAXINFER_DEVICE float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// To one unit in the last place.
+JAXINFER_DEVICE float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 

@@ -36,32 +36,50 @@ JAXINFER_INLINE int64_t capacity(const AttentionParams& p, int list) {
          p.kv.page_size;
 }
 
-// Which keys query row `row` sees. `seq` is the sequence of the row before it, or the
-// item's; rows that span sequences walk on from there. 32 bits, for a GPU computes this
-// before it can read a key: every sum below stays within them.
-JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int seq, int row) {
-  const int num_tokens = static_cast<int>(p.num_tokens);
-  // All three at once, before any of them is looked at: one trip to memory.
-  int first = p.cu_q_lens[seq], last = p.cu_q_lens[seq + 1], len = p.kv_lens[seq];
-  while (item.row_mode == kRowsSpanSeqs && row >= clamp32(last, 0, num_tokens) &&
-         seq + 1 < p.num_seqs) {
-    ++seq;
-    first = last, last = p.cu_q_lens[seq + 1], len = p.kv_lens[seq];
-  }
-  const int end = clamp32(last, 0, num_tokens);
-  const int begin = seq == 0 ? 0 : clamp32(first, 0, end);
-  if (row < begin || row >= end) return {seq, 0, 0, 0};  // of another sequence: a wrong plan
-  const int kv_len = max32(len, 0);
-  const int index = row - begin;
-  const int position = p.is_top_left ? index : kv_len - (end - begin) + index;
+// What the operands say of a sequence: all of it at once, one trip to memory.
+struct SeqLengths {
+  int first, last, kv_len;
+};
+JAXINFER_INLINE SeqLengths load_lengths(const AttentionParams& p, int seq) {
+  if (!p.cu_q_lens) return {seq, seq + 1, p.kv_lens[seq]};
+  return {p.cu_q_lens[seq], p.cu_q_lens[seq + 1], p.kv_lens[seq]};
+}
+
+// The query rows of sequence `seq`, of `num_tokens`, and its keys.
+struct SeqRows {
+  int begin, end, kv_len;
+};
+JAXINFER_INLINE SeqRows rows_of_seq(const AttentionParams& p, int seq, SeqLengths lengths) {
+  const int end = clamp32(lengths.last, 0, static_cast<int>(p.num_tokens));
+  return {seq == 0 ? 0 : clamp32(lengths.first, 0, end), end, max32(lengths.kv_len, 0)};
+}
+
+// Which keys query row `row` of sequence `seq` sees; `list_keys`: those its page list can hold.
+// 32 bits, for a GPU computes this before it can use a key: every sum stays within them.
+JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t list_keys,
+                                 int seq, SeqRows rows, int row) {
+  if (row < rows.begin || row >= rows.end) return {seq, 0, 0, 0};  // not its row: a wrong plan
+  const int index = row - rows.begin;
+  const int position = p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index;
   const int left = static_cast<int>(p.window_left), right = static_cast<int>(p.window_right);
   int lo = position > left ? position - left : 0;
-  int hi = p.is_causal ? min32(kv_len, position + 1) : kv_len;
+  int hi = p.is_causal ? min32(rows.kv_len, position + 1) : rows.kv_len;
   if (right < hi - position) hi = position + right + 1;
   lo = max32(minus(lo, item.key_base), max32(item.key_begin, 0));
   hi = minus(hi, item.key_base);
   if (item.key_end != kOpen) hi = min32(hi, item.key_end);
-  return {seq, index, lo, static_cast<int>(min64(hi, capacity(p, item.page_row)))};
+  return {seq, index, lo, static_cast<int>(min64(hi, list_keys))};
+}
+
+// The same with `seq` that of the row before it, or the item's: rows that span sequences walk
+// on from there.
+JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int seq, int row) {
+  SeqRows rows = rows_of_seq(p, seq, load_lengths(p, seq));
+  while (item.row_mode == kRowsSpanSeqs && row >= rows.end && seq + 1 < p.num_seqs) {
+    ++seq;
+    rows = rows_of_seq(p, seq, load_lengths(p, seq));
+  }
+  return visible_keys(p, item, capacity(p, item.page_row), seq, rows, row);
 }
 
 // All conditions are evaluated (&, not &&): branches would cost a GPU more than they save.

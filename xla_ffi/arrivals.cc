@@ -12,10 +12,10 @@ namespace jaxinfer {
 namespace {
 
 constexpr size_t kChunkBytes = 1 << 20;
-constexpr int kMostChunks = 8;  // of a device: about 8,000 addresses
+constexpr int kMostChunks = 16;  // of a device: about 8,000 addresses
 
 struct Counters {
-  uint32_t* first;
+  uint64_t* first;
   size_t count;
 };
 
@@ -44,7 +44,7 @@ CUdevice current_device() {
 
 void reserve_arrivals(const void* workspace, size_t count) {
   const CUdevice ordinal = current_device();
-  const size_t bytes = (count * sizeof(uint32_t) + 127) / 128 * 128;
+  const size_t bytes = (count * sizeof(uint64_t) + 127) / 128 * 128;
   if (ordinal < 0 || bytes > kChunkBytes) return;
   std::lock_guard lock(mutex);
   Device& device = devices()[ordinal];
@@ -57,12 +57,12 @@ void reserve_arrivals(const void* workspace, size_t count) {
     if (driver.cuMemsetD8_v2(chunk, 0, kChunkBytes) != 0) return;
     device.chunk = chunk, device.used = 0, ++device.num_chunks;
   }
-  auto* first = reinterpret_cast<uint32_t*>(device.chunk + device.used);
+  auto* first = reinterpret_cast<uint64_t*>(device.chunk + device.used);
   device.used += bytes;
   device.by_workspace[workspace] = {first, count};
 }
 
-uint32_t* find_arrivals(const void* workspace, size_t count) {
+uint64_t* find_arrivals(const void* workspace, size_t count) {
   const CUdevice ordinal = current_device();
   std::lock_guard lock(mutex);
   const auto device = devices().find(ordinal);

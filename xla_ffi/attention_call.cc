@@ -77,9 +77,10 @@ int64_t most_rows(const PlanFacts& facts) {
 // Counters for a merge by the last CTA: where all tiles are short, so that merging is short
 // work too, and each item has its parts in one merge, as the planner makes them.
 int64_t num_arrivals(const AttentionCall& call) {
-  constexpr int64_t kMostArrivals = 1 << 14;
+  constexpr int64_t kMostMerges = 1 << 14;
+  const int64_t merges = call.params.num_merges;
   const bool is_short = !has_prefill(most_rows(call.facts));
-  return is_short && call.params.num_merges <= kMostArrivals ? call.params.num_merges : 0;
+  return is_short && merges > 0 && merges <= kMostMerges ? 1 + merges : 0;
 }
 
 }  // namespace
@@ -114,6 +115,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
                       facts.num_q_heads == p.num_q_heads && facts.num_kv_heads == p.num_kv_heads,
                   "facts", "do not agree with the operands");
   p.group = facts.q_heads_per_kv_head();
+  p.is_batch_invariant = facts.batch_invariant != 0;
   const PlanLayout layout = plan_layout(facts);
   p.num_slots = layout.num_slots;
   p.slot_tokens = layout.slot_tokens;

@@ -158,13 +158,11 @@ WORK += [(ARCHS[i % 2], case) for i, case in enumerate(OTHERS)]
 # Bytes that may be stored and loaded again, by (packed rows of the tile, head_dim).
 # What is not here must not spill. Large tiles trade some for fewer passes over keys.
 ALLOWED_SPILLS = {
-    (8, 192): 40,
-    (8, 256): 100,
     (16, 256): 1100,
-    (64, 192): 1100,
+    (64, 192): 1200,
     (64, 256): 1700,
     (128, 64): 120,
-    (128, 96): 60,
+    (128, 96): 80,
     (128, 128): 200,
 }
 
@@ -221,9 +219,9 @@ def test_registers_suffice(arch, case, kernels):
     assert said["spill_bytes"] <= ALLOWED_SPILLS.get((tile, head_dim), 0)
 
 
-def test_decode_kernels_up_to_128_promise_not_to_spill():
-    allowed = {tile for tile, head_dim in ALLOWED_SPILLS if head_dim <= 128}
-    assert min(allowed) > 16
+def test_decode_kernels_promise_not_to_spill():
+    allowed = {(rows, dim) for rows, dim in ALLOWED_SPILLS if rows <= 16}
+    assert allowed == {(16, 256)}
 
 
 def test_a_large_batch_of_long_sequences_takes_two_ctas_a_multiprocessor(kernels):
@@ -232,11 +230,9 @@ def test_a_large_batch_of_long_sequences_takes_two_ctas_a_multiprocessor(kernels
         assert dict(spec.constants)["kCtasPerSm"] == (2 if is_long else 1)
 
 
-# Bytes of shared memory that a CTA may have, and the head dims whose kernels ask for no
-# more. Launches of the others fail, as README.md says.
+# Bytes of shared memory that a CTA may have, and head dims whose kernels must do with that.
 SHARED_BYTES = {"sm_80": 166912, "sm_90a": 232448}
 HEAD_DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256)]
-FITS = {"sm_80": [(64, 64), (192, 128), (192, 192)], "sm_90a": HEAD_DIMS}
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +262,7 @@ def shared_bytes(tmp_path_factory):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_shared_memory_suffices(arch, shared_bytes):
-    fits = [dims for dims in HEAD_DIMS if shared_bytes[dims] <= SHARED_BYTES[arch]]
-    assert fits == FITS[arch]
+    assert {d: n for d, n in shared_bytes.items() if n > SHARED_BYTES[arch]} == {}
 
 
 def nvdisasm() -> str | None:
