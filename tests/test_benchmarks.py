@@ -3,6 +3,7 @@
 """The numbers of the docs are those of stored runs, and every benchmark runs."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -20,14 +21,16 @@ from benchmarks import (
     decode_cells,
     decode_step,
     gpu_idle,
+    gpu_timing,
     harness,
     jobs,
     op_cells,
     report,
     report_gpu,
+    serving,
 )
 from benchmarks.decode_step_cells import Cell
-from benchmarks.gpu_timing import QUICK, Settings, measure
+from benchmarks.gpu_timing import QUICK, Settings
 from benchmarks.llama_8b import TINY, Model
 from benchmarks.peers.process import flashinfer_records
 
@@ -76,11 +79,18 @@ def test_caches_in_turn_are_larger_than_the_l2(case):
     assert count * decode_cells.kv_bytes(case) >= decode_cells.COLD_BYTES
 
 
-def test_page_tables_share_no_page():
-    num_pages, tables = decode_cells.page_tables(TINY_CELL, 3)
-    counts = -(-TINY_CELL.make_lengths()[1] // TINY_CELL.page_size)
-    used = [t[b, :n] for t in tables for b, n in enumerate(counts)]
-    assert sorted(np.concatenate(used)) == list(range(num_pages))
+def test_every_cache_has_a_region_of_the_pool_in_random_order():
+    case = dataclasses.replace(TINY_CELL, kv_len=400)
+    num_pages, tables = decode_cells.page_tables(case, 3)
+    counts = -(-case.make_lengths()[1] // case.page_size)
+    assert (len(tables), num_pages) == (3, 3 * counts.sum())
+    regions = np.arange(num_pages).reshape(3, -1)
+    for table, region in zip(tables, regions, strict=True):
+        assert table.dtype == np.int32
+        used = np.concatenate([table[b, :n] for b, n in enumerate(counts)])
+        assert sorted(used) == region.tolist()
+        assert (np.abs(np.diff(used)) > 1).any()
+        assert all((table[b, n:] == 0).all() for b, n in enumerate(counts))
 
 
 def test_results_of_a_chain_stay_as_large_as_queries():
@@ -102,12 +112,18 @@ def test_wrong_results_are_not_timed():
         decode_cells.max_error(out * math.nan, query, keys, keys)
 
 
-def test_time_is_divided_by_all_calls_of_all_launches():
-    seen = []
+def test_time_to_start_and_to_report_is_not_that_of_the_calls(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(gpu_timing.time, "perf_counter", lambda: now[0])
+
+    def pass_time(seconds):
+        now[0] += seconds
+
     settings = Settings(calls=10, repeats=3, seconds=60, most_launches=5)
-    times = measure(lambda: seen.append(0), lambda: None, settings)
-    assert len(seen) == 3 + 1 + 3 * 5
-    assert times["us_min"] <= times["us"] <= times["us_max"]
+    launch, wait = (functools.partial(pass_time, s) for s in (0.5, 1.0))
+    times = gpu_timing.measure(launch, wait, settings)
+    assert times == {"us": 5e4, "us_min": 5e4, "us_max": 5e4}
+    assert now[0] == 0.5 * (3 + 1 + 3 * (5 + 15)) + 8
 
 
 def test_decode_is_measured_and_what_cannot_run_says_why():
@@ -186,6 +202,20 @@ def test_decode_steps_are_measured(layers):
     assert made["xla"]["same_tokens"] == 1
     assert made["jaxinfer"]["impl"] == f"jaxinfer, layers {layers}"
     assert made["jaxinfer"]["floor_us"] >= made["jaxinfer"]["kv_floor_us"]
+
+
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_steps_driven_from_python_are_measured(is_scanned, monkeypatch):
+    cell = serving.Cell(2, 16, 2, is_scanned)
+    for name in ("WARM_UP", "REPEATS", "ALONE", "LOOP"):
+        monkeypatch.setattr(serving, name, 2)
+    made = list(serving.records([cell], 10))  # more steps than there are lengths
+    ways = ("fresh", "in graph", "carried", "looped")
+    assert [one["impl"] for one in made] == [f"jaxinfer, {way}" for way in ways]
+    for one in made:
+        assert 0 < one["host_us"] <= one["us_max"]
+        assert one["alone_us"] > 0
+        assert one["initialize"] == one["execute"] == 0  # handlers of CUDA
 
 
 def test_idle_share_merges_streams():
