@@ -139,17 +139,22 @@ def num_rotated(case: AttentionCase, calls: int) -> int:
 
 
 def page_tables(case: AttentionCase, count: int) -> tuple[int, list[np.ndarray]]:
-    """(pages of the pool, `count` tables over distinct pages of it, in random order).
+    """(pages of the pool, `count` tables, each over a region of the pool of its own).
+
+    The pages of a cache are in random order, but next to each other: a call that reads
+    one cache touches no more memory than the cache is large, as in a harness that
+    allocates every cache for itself, and address translation (TLBs) has no more to do.
 
     A table is i32[B, longest]; entries past a sequence's pages are 0.
     """
     assert case.page_size is not None
     counts = -(-case.make_lengths()[1] // case.page_size)
     used = int(counts.sum())
-    pages = np.random.default_rng(case.seed).permutation(count * used)
+    rng = np.random.default_rng(case.seed)
     filled = np.arange(counts.max()) < counts[:, None]
     tables = np.zeros((count, *filled.shape), np.int32)
-    tables[:, filled] = pages.reshape(count, used)
+    for i in range(count):
+        tables[i, filled] = i * used + rng.permutation(used)
     return count * used, [tables[i] for i in range(count)]
 
 

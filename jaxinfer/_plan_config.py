@@ -82,7 +82,8 @@ class PlanConfig:
 
         JAXINFER_PLAN_TARGET is "cpu", "cpu:THREADS" or "ARCH:CTAS", such as
         "sm_90a:132", for programs that are compiled on another machine than they run
-        on.
+        on. Without it a program that is lowered for CUDA where the default backend is
+        a CPU raises.
         """
         target = os.environ.get("JAXINFER_PLAN_TARGET")
         return _parse_target(target) if target else _of_backend(jax.default_backend())
@@ -101,8 +102,22 @@ def _parse_target(target: str) -> PlanConfig:
     return PlanConfig.gpu(match[1], count or 132)
 
 
-def gpu_arch() -> str:
-    """The architecture to compile kernels for: of the target, else of the device."""
+def gpu_arch(config: PlanConfig | None = None) -> str:
+    """The architecture to compile kernels for: of the target, else of the device.
+
+    Args:
+      config: of the plan that the kernel makes or reads; None = it has no plan.
+
+    Raises:
+      ValueError: if the plan is balanced for a CPU: right, but very slow on a GPU.
+    """
+    if config is not None and config.arch == "cpu":
+        raise ValueError(
+            "a program for CUDA must have plans for a GPU, got one for arch='cpu' with "
+            f"{config.num_ctas} CTAs: set JAXINFER_PLAN_TARGET to the GPU that will "
+            "run it, such as JAXINFER_PLAN_TARGET=sm_90a:132, or pass "
+            "config=PlanConfig.gpu(...) to jaxinfer.plan"
+        )
     arch = PlanConfig.default().arch
     return arch if arch.startswith("sm_") else "sm_90a"
 

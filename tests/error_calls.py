@@ -124,9 +124,15 @@ def under_vmap(call, *in_axes, **mapped):
     )
 
 
-def for_cuda():
-    call = paged(implementation="cpu")
+def for_cuda(call):
     return jax.jit(call).trace().lower(lowering_platforms=("cuda",))
+
+
+def planned_for_a_cpu():
+    bf16 = {"query": QUERY, "k_pages": PAGES, "v_pages": PAGES}
+    bf16 = {name: array.astype(jnp.bfloat16) for name, array in bf16.items()}
+    with mock.patch.dict(os.environ, JAXINFER_PLAN_TARGET="cpu:3"):
+        for_cuda(paged(**bf16))
 
 
 def with_target(text):

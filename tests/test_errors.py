@@ -43,6 +43,7 @@ from error_calls import (
     plan,
     plan_of,
     planned_for,
+    planned_for_a_cpu,
     ragged,
     rotate,
     rotate_and_append,
@@ -172,7 +173,7 @@ ROWS = [
     ("cuda", paged(implementation="cuda"), VALUE,
      r"ragged_paged_attention: implementation='cuda' was asked for, but the program is "
      r"being compiled for another platform; use None, 'xla' or a CUDA device"),
-    ("platform", for_cuda, VALUE,
+    ("platform", lambda: for_cuda(paged(implementation="cpu")), VALUE,
      r"ragged_paged_attention: implementation='cpu' was asked for, but the program is "
      r"being compiled for another platform; use None, 'xla' or a CPU device"),
     ("negative window", paged(local_window_size=(3, -1)), VALUE,
@@ -205,6 +206,10 @@ ROWS = [
      r"use_softmax=False has .*: got return_lse=False, attention_sink given"),
     ("sink of a sum", merge(use_softmax=False, attention_sink=zeros(N)), VALUE,
      r"use_softmax=False has no sink, got an attention_sink"),
+    ("no offsets", ragged(cu_q_lens=None, cu_kv_lens=None), VALUE,
+     r"cu_kv_lens must be given where cu_q_lens is None, got None"),
+    ("offsets of no one", append(cu_q_lens=i32()), VALUE,
+     r"cu_q_lens must have shape \[B\+1\] with B\+1 = 4, got 0 on axis 0"),
     ("neither", by_slot(slot_mapping=None), VALUE,
      r"update_kv_pages needs either page_table .* or slot_mapping, got neither"),
     ("both", append(slot_mapping=zeros(T, dtype=jnp.int32)), VALUE,
@@ -251,6 +256,10 @@ ROWS = [
     ("plan target", lambda: with_target("sm90:132"), VALUE,
      r"JAXINFER_PLAN_TARGET must be 'cpu', .* or 'ARCH:CTAS' .*, got 'sm90:132'"),
     ("no threads", lambda: with_target("cpu:0"), VALUE, r"PLAN_TARGET .* got 'cpu:0'"),
+    ("plan for a cpu", planned_for_a_cpu, VALUE,
+     r"a program for CUDA must have plans for a GPU, got one for arch='cpu' with 6 CTAs"
+     r": set JAXINFER_PLAN_TARGET .* JAXINFER_PLAN_TARGET=sm_90a:132, or pass "
+     r"config=PlanConfig\.gpu\(\.\.\.\) to jaxinfer\.plan"),
     # transformations and the rest
     ("append under vmap", under_vmap(append, 0, key=zeros(2, T, K, H)), VALUE,
      r"update_kv_pages under vmap needs a cache per batch entry: k_pages and v_pages "
@@ -282,6 +291,7 @@ def test_text(call, kind, text):
 
 GOOD = [paged(), paged(**CSR), paged(k_pages=STACKED, v_pages=STACKED, layer=1)]
 GOOD += [ragged(), dense(), append(), by_slot(), slots(), merge(), plan()]
+GOOD += [call(cu_q_lens=None) for call in (paged, ragged, append, slots, plan)]
 GOOD += [rotate(), rotate_and_append(), scaled(8.0, 1.0, 4.0, 8192)]
 
 
