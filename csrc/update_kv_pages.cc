@@ -28,7 +28,8 @@ void update_kv_pages(const UpdateKvPagesParams& p) {
   }
   int64_t begin = 0;
   for (int64_t seq = 0; seq < p.num_seqs; ++seq) {
-    const int64_t end = std::clamp<int64_t>(p.cu_q_lens[seq + 1], begin, p.num_tokens);
+    const int64_t last = p.cu_q_lens != nullptr ? p.cu_q_lens[seq + 1] : seq + 1;
+    const int64_t end = std::clamp<int64_t>(last, begin, p.num_tokens);
     const int64_t first = int64_t{p.kv_lens[seq]} - (end - begin);  // position of its first token
     for (int64_t t = begin; t < end; ++t)
       write_token(p, row, t, slot_of(p, seq, first + t - begin));

@@ -21,6 +21,10 @@ struct TokenSeq {
 // Called by whole warps; the lanes look together, so that one round trip to memory is
 // enough for a few hundred sequences.
 JAXINFER_INLINE TokenSeq find_seq(const UpdateKvPagesParams& p, int64_t token) {
+  if (p.cu_q_lens == nullptr) {  // one token each: nothing to look for
+    if (token >= p.num_seqs) return {p.num_seqs, 0};
+    return {token, int64_t{p.kv_lens[token]} - 1};
+  }
   constexpr int kLooks = 4;  // of a lane, in flight
   const int lane = threadIdx.x % 32;
   int64_t found = p.num_seqs;

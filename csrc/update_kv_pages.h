@@ -24,7 +24,7 @@ struct UpdateKvPagesParams {
   const int32_t* page_indices = nullptr;
   int64_t max_pages = 0, num_page_indices = 0;
   const int32_t* kv_lens = nullptr;    // [B]
-  const int32_t* cu_q_lens = nullptr;  // [B + 1]
+  const int32_t* cu_q_lens = nullptr;  // [B + 1], or nullptr: one token a sequence
 };
 
 // On the CPU. Tokens without a page in the cache are dropped: nothing else is touched.

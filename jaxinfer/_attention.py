@@ -142,6 +142,9 @@ def cuda_kernel(
       facts: of the plan.
       page_size: 0 = contiguous keys.
       **has: which of stacked, csr, k_scale, v_scale, sink, bias and mask are given.
+
+    Raises:
+      ValueError: if there is a kernel, but the plan is for a CPU.
     """
     head_dim, head_dim_v = key.shape[-1], value.shape[-1]
     dtype = jnp.dtype(query.dtype)
@@ -171,7 +174,7 @@ def cuda_kernel(
         "kHasBias": has.get("bias", False),
         "kHasMask": has.get("mask", False),
     }
-    return KernelSpec("attention", gpu_arch(), tuple(constants.items()))
+    return KernelSpec("attention", gpu_arch(facts.config), tuple(constants.items()))
 
 
 def call_kernel(

@@ -68,7 +68,8 @@ def define_op(
                 )
             results = None
             if kernel is not None and asked != "xla":
-                results = kernel(*operands, **params)
+                with jax.named_scope(f"jaxinfer_{name}"):  # what profilers show
+                    results = kernel(*operands, **params)
             if results is None and asked == platform:
                 raise NotImplementedError(
                     f"{name}: no {platform} kernel for {jax.typeof(operands[0])}; use "

@@ -95,7 +95,9 @@ def dot_product_attention(op, operands, axes, *, facts, **params):
 
     query, key, value, bias, mask, kv_lens = (fold(i) for i in (0, 1, 2, 3, 4, 6))
     # The entries lie one after the other: their offsets are those of a longer batch.
-    entries = size * batch
+    entries, cu_q_lens = size * batch, operands[7]
+    if cu_q_lens.size:
+        cu_q_lens = jnp.arange(entries + 1, dtype=jnp.int32) * query.shape[1]
     results = op.bind(
         query,
         key,
@@ -104,7 +106,7 @@ def dot_product_attention(op, operands, axes, *, facts, **params):
         mask,
         jnp.arange(entries, dtype=jnp.int32) * key.shape[1],
         kv_lens,
-        jnp.arange(entries + 1, dtype=jnp.int32) * query.shape[1],
+        cu_q_lens,
         facts=dataclasses.replace(
             facts, num_tokens=size * facts.num_tokens, num_seqs=entries
         ),
@@ -135,7 +137,7 @@ def update_kv_pages(op, operands, axes, **params):
         table = jnp.where(slots >= 0, slots // page_size + first_page[:, None], -1)
         table, indptr = table.reshape(-1, 1), absent(jnp.int32)
         kv_lens = jnp.where(slots >= 0, slots % page_size + 1, 0).ravel()
-        cu_q_lens = jnp.arange(kv_lens.size + 1, dtype=jnp.int32)
+        cu_q_lens = absent(jnp.int32)
     else:
         table, indptr = fold_page_lists(table, indptr, first_page, num_pages)
         kv_lens, cu_q_lens = fold_lengths(cu_q_lens, kv_lens, key.shape[1])
@@ -247,8 +249,8 @@ def fold_page_lists(table, indptr, first_page, num_pages):
 
 def fold_lengths(cu_q_lens, kv_lens, num_tokens) -> tuple[Any, Any]:
     """(kv_lens, cu_q_lens) of the folded batch, in the order of the operands."""
-    size = kv_lens.shape[0]
-    starts = jax.vmap(lambda cu: sequence_starts(cu, num_tokens))(cu_q_lens)
+    size, num_seqs = kv_lens.shape
+    starts = jax.vmap(lambda cu: sequence_starts(cu, num_seqs, num_tokens))(cu_q_lens)
     starts += num_tokens * jnp.arange(size, dtype=jnp.int32)[:, None]
     cu_q_lens = jnp.append(starts.ravel(), jnp.int32(size * num_tokens))
     return jnp.pad(kv_lens, ((0, 0), (0, 1))).ravel(), cu_q_lens

@@ -30,7 +30,7 @@ class RaggedBatch:
     Attributes:
       page_table: i32[B, max_pages].
       kv_lens: i32[B], the tokens of this step included.
-      cu_q_lens: i32[B + 1].
+      cu_q_lens: i32[B + 1]; None = one token per sequence.
       positions: i32[T] of every token in its sequence; 0 for padding rows.
       slots: i32[T], where its key and value go; -1 = nowhere.
       plan: jaxinfer.Plan for layers of the planned mask.
@@ -74,19 +74,13 @@ class RaggedBatch:
           config: as in jaxinfer.plan.
         """
         page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
-        if cu_q_lens is None:
-            cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
-        cu_q_lens = jnp.asarray(cu_q_lens)
+        cu_q_lens = cu_q_lens if cu_q_lens is None else jnp.asarray(cu_q_lens)
         num_pages, page_size, num_kv_heads, head_dim = cache.k_pages.shape[1:]
-        rows = jnp.arange(num_tokens, dtype=jnp.int32)
-        seq = jnp.searchsorted(cu_q_lens[1:], rows, side="right")
-        end = jnp.minimum(seq, kv_lens.shape[0] - 1)
-        positions = kv_lens[end] - cu_q_lens[end + 1] + rows
         return cls(
             page_table,
             kv_lens,
             cu_q_lens,
-            jnp.where(seq < kv_lens.shape[0], positions, 0).astype(jnp.int32),
+            _positions(kv_lens, cu_q_lens, num_tokens),
             token_slots(
                 page_table,
                 kv_lens,
@@ -128,3 +122,16 @@ class RaggedBatch:
             config=facts.config,
         )
         return dataclasses.replace(self, plan=replanned)
+
+
+def _positions(kv_lens: Any, cu_q_lens: Any, num_tokens: int) -> jax.Array:
+    """i32[T]: kv_len - q_len + i for token i of a sequence, 0 for padding rows."""
+    num_seqs = kv_lens.shape[0]
+    if cu_q_lens is None:  # the last position of each
+        last = jnp.pad(kv_lens - 1, (0, max(num_tokens - num_seqs, 0)))
+        return last[:num_tokens].astype(jnp.int32)
+    rows = jnp.arange(num_tokens, dtype=jnp.int32)
+    seq = jnp.searchsorted(cu_q_lens[1:], rows, side="right")
+    end = jnp.minimum(seq, num_seqs - 1)
+    positions = kv_lens[end] - cu_q_lens[end + 1] + rows
+    return jnp.where(seq < num_seqs, positions, 0).astype(jnp.int32)

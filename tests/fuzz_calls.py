@@ -21,30 +21,30 @@ ATTENTION_RESULTS = (
     "partial_lse f32 slots slot_tokens slot_heads"
 )
 SIGNATURES = {
-    "plan": ("cu_q_lens i32 B+1, kv_lens i32 B", "plan i32 plan_size"),
+    "plan": ("cu_q_lens i32? B+1, kv_lens i32 B", "plan i32 plan_size"),
     "ragged_paged_attention": (
         "query q T N H, k_pages kv L P page_size K H, v_pages kv L P page_size K Hv, "
         "page_table i32 B max_pages, page_indptr i32? B+1, kv_lens i32 B, "
-        "cu_q_lens i32 B+1, layer i32?, k_scale f32? K, v_scale f32? K, "
+        "cu_q_lens i32? B+1, layer i32?, k_scale f32? K, v_scale f32? K, "
         "attention_sink f32? N, plan i32 plan_size",
         f"out q T N Hv, {ATTENTION_RESULTS}",
     ),
     "ragged_attention": (
         "query q T N H, key kv S K H, value kv S K Hv, kv_starts i32 B, kv_lens i32 B, "
-        "cu_q_lens i32 B+1, k_scale f32? K, v_scale f32? K, attention_sink f32? N, "
+        "cu_q_lens i32? B+1, k_scale f32? K, v_scale f32? K, attention_sink f32? N, "
         "plan i32 plan_size",
         f"out q T N Hv, {ATTENTION_RESULTS}",
     ),
     "dot_product_attention": (
         "query q B T N H, key kv B S K H, value kv B S K Hv, "
         "bias f32? B|1 N|1 T|1 S|1, mask bool? B|1 N|1 T|1 S|1, "
-        "kv_starts i32 B, kv_lens i32 B, cu_q_lens i32 B+1, plan i32 plan_size",
+        "kv_starts i32 B, kv_lens i32 B, cu_q_lens i32? B+1, plan i32 plan_size",
         f"out q B*T N Hv, {ATTENTION_RESULTS}".replace("lse f32 T", "lse f32 B*T", 1),
     ),
     "update_kv_pages": (
         "k_pages kv L P page_size K H, v_pages kv L P page_size K Hv, key kv T K H, "
         "value kv T K Hv, slot_mapping i32? T, page_table i32 B max_pages, "
-        "page_indptr i32? B+1, kv_lens i32 B, cu_q_lens i32 B+1, layer i32?",
+        "page_indptr i32? B+1, kv_lens i32 B, cu_q_lens i32? B+1, layer i32?",
         "k_new kv L P page_size K H, v_new kv L P page_size K Hv",
     ),
     "merge_partials": (

@@ -97,10 +97,17 @@ def is_defined(call: Call) -> bool:
     )
     steps = np.arange(batch + 1)
     return (
-        np.array_equal(call.operands["cu_q_lens"][1:], steps[1:] * queries)
+        np.array_equal(offsets_of(call.operands)[1:], steps[1:] * queries)
         and np.array_equal(call.operands["kv_starts"], steps[:-1] * keys)
         and bool((call.operands["kv_lens"] <= keys).all())
     )
+
+
+def offsets_of(operands: dict[str, np.ndarray]) -> np.ndarray:
+    """cu_q_lens; absent ones are those of one token each."""
+    if operands["cu_q_lens"].size:
+        return operands["cu_q_lens"]
+    return np.arange(len(operands["kv_lens"]) + 1)
 
 
 # ---- what they compute -------------------------------------------------------------
@@ -154,8 +161,9 @@ def slots_of(operands, num_pages, page_size):
         return np.array(slots)
     table, indptr = operands["page_table"], operands["page_indptr"]
     slots, begin = np.full(len(operands["key"]), -1), 0
+    cu_q_lens = offsets_of(operands)
     for seq, kv_len in enumerate(map(int, operands["kv_lens"])):
-        end = min(max(int(operands["cu_q_lens"][seq + 1]), begin), len(slots))
+        end = min(max(int(cu_q_lens[seq + 1]), begin), len(slots))
         bounds = np.clip(indptr[seq : seq + 2], 0, len(table))
         pages = table[slice(*bounds)] if len(indptr) else table[seq]
         for token in range(begin, end):

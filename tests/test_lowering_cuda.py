@@ -78,10 +78,9 @@ def rotate(dtype=jnp.bfloat16):
     return {"x": array(T, N, H, dtype=dtype), "positions": i32(T)}
 
 
-def plan(implementation=None, **lengths):
+def make_plan(**given):
     facts = {"num_q_heads": N, "num_kv_heads": K, "head_dim": H}
-    size = MAX_PAGES * PAGE_SIZE
-    return ji.plan(**lengths, num_tokens=T, max_kv_len=size, **facts).buffer
+    return ji.plan(num_tokens=T, max_kv_len=MAX_PAGES * PAGE_SIZE, **facts, **given)
 
 
 # Name of the op: (function, operands by dtype, kernels beside its own).
@@ -97,7 +96,11 @@ OPS = {
     ),
     "rope": (functools.partial(ji.rope, implementation="cuda"), rotate, []),
     "merge_partials": (ji.merge_partials, partials, []),
-    "plan": (plan, lambda: {"cu_q_lens": i32(B + 1), "kv_lens": i32(B)}, []),
+    "plan": (
+        lambda **lengths: make_plan(**lengths).buffer,
+        lambda: {"cu_q_lens": i32(B + 1), "kv_lens": i32(B)},
+        [],
+    ),
 }
 ATTENTION = [name for name in OPS if name.endswith("attention")]
 KERNELS = dict.fromkeys(ATTENTION, "attention") | {"rope_update_kv_pages": "rope"}
@@ -216,20 +219,52 @@ def test_the_name_of_another_platform_raises(op):
 
 
 def test_a_given_plan_is_not_made_again():
-    plan = ji.plan(
-        *(np.arange(B + 1, dtype="i"), np.ones(B, "i")),
-        **{"num_tokens": T, "max_kv_len": 64, "num_q_heads": N},
-        **{"num_kv_heads": K, "head_dim": H},
-    )
-    assert targets(lower_op("ragged_paged_attention", plan=plan)) == [
-        "ragged_paged_attention"
-    ]
+    lengths = np.arange(B + 1, dtype="i"), np.ones(B, "i")
+    plan = make_plan(cu_q_lens=lengths[0], kv_lens=lengths[1])
+    op = "ragged_paged_attention"
+    assert targets(lower_op(op, plan=plan)) == [op]
 
 
-def test_one_program_for_two_platforms():
-    text = lower_op("merge_partials", "cpu", "cuda")
-    assert targets(text) == ["merge_partials"] * 2
-    assert len(digests(text)) == 1
+@pytest.mark.parametrize("op", ["merge_partials", "ragged_paged_attention"])
+def test_one_program_for_two_platforms(op):
+    text = lower_op(op, "cpu", "cuda")
+    called = [op, *OPS[op][2]]
+    assert sorted(targets(text)) == sorted(2 * called)
+    assert len(digests(text)) == len(called)
+
+
+# ---- plans of the machine that lowers ----------------------------------------------
+
+
+@pytest.mark.parametrize("platforms", [("cuda",), ("cpu", "cuda")])
+@pytest.mark.parametrize("op", [*ATTENTION, "plan"])
+def test_a_plan_for_a_cpu_is_refused(op, platforms, monkeypatch, nvrtc):
+    monkeypatch.delenv("JAXINFER_PLAN_TARGET")
+    with pytest.raises(ValueError, match=r"plans for a GPU, got one for arch='cpu'"):
+        lower_op(op, *platforms)
+    assert nvrtc.compiled == []
+
+
+def test_what_has_no_plan_needs_no_target(monkeypatch):
+    monkeypatch.delenv("JAXINFER_PLAN_TARGET")
+    for op in set(OPS) - {"plan", *ATTENTION}:
+        assert targets(lower_op(op)) == [op]
+    for op in ATTENTION:
+        assert targets(lower_op(op, implementation="xla")) == []
+        assert targets(lower_op(op, operands=OPS[op][1](jnp.float32))) == []
+
+
+def test_a_plan_with_a_config_needs_no_target(monkeypatch):
+    monkeypatch.delenv("JAXINFER_PLAN_TARGET")
+
+    def attend(**operands):
+        lengths = {name: operands[name] for name in ("cu_q_lens", "kv_lens")}
+        made = make_plan(**lengths, config=ji.PlanConfig.gpu())
+        return ji.ragged_paged_attention(**operands, plan=made)
+
+    for platforms in (("cuda",), ("cpu", "cuda")):
+        called = sorted(targets(lower(attend, paged(), *platforms)))
+        assert called == sorted(["plan", "ragged_paged_attention"] * len(platforms))
 
 
 # ---- when they are compiled --------------------------------------------------------

@@ -29,7 +29,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto mask = buffers.arg(4);       // [B|1, N|1, T|1, S|1], or empty
   const auto kv_starts = buffers.arg(5);  // [B] b * S
   const auto kv_lens = buffers.arg(6);    // [B]
-  const auto cu_q_lens = buffers.arg(7);  // [B + 1] b * T
+  const auto cu_q_lens = buffers.arg(7);  // [B + 1] b * T, or empty: b
   const auto plan = buffers.arg(8);
   int64_t B = -1, T = -1, N = -1, H = -1, S = -1, K = -1, Hv = -1;
   AttentionParams& p = call->params;
@@ -40,13 +40,13 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
       .shape("value", value, {&B, &S, &K, &Hv});
   m.match("kv_starts", kv_starts, ffi::S32, {B})
       .match("kv_lens", kv_lens, ffi::S32, {B})
-      .match("cu_q_lens", cu_q_lens, ffi::S32, {B + 1})
       .element_type("query", query, &p.q_type)
       .element_type("key", key, &p.kv_type)
       .element_type("value", value, &v_type)
       .require(v_type == p.kv_type, "value", "must have the dtype of key")
       .require(B > 0 && T > 0 && N > 0 && K > 0 && N % K == 0, "query",
                "must have a multiple of K heads");
+  if (m.match_optional("cu_q_lens", cu_q_lens, ffi::S32, {B + 1})) p.cu_q_lens = int32s(cu_q_lens);
   int64_t free[4] = {-1, -1, -1, -1}, free_mask[4] = {-1, -1, -1, -1};
   const int64_t shape[4] = {B, N, T, S};
   if (m.match_optional("bias", bias, ffi::F32, {&free[0], &free[1], &free[2], &free[3]})) {
@@ -71,7 +71,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   p.k = key.untyped_data();
   p.v = value.untyped_data();
   p.kv_lens = int32s(kv_lens);
-  p.cu_q_lens = int32s(cu_q_lens);
   return ffi::Error::Success();
 }
 

@@ -41,13 +41,15 @@ py::dict layout_dict(const Int32s& encoded) {
   return d;
 }
 
+// Without elements cu_q_lens is absent: one query each.
 Int32s host_plan(const Int32s& encoded, const Int32s& cu_q_lens, const Int32s& kv_lens) {
   const PlanFacts facts = decode(encoded);
-  if (cu_q_lens.size() != facts.num_seqs + 1 || kv_lens.size() != facts.num_seqs) {
+  const bool is_given = cu_q_lens.size() > 0;
+  if ((is_given && cu_q_lens.size() != facts.num_seqs + 1) || kv_lens.size() != facts.num_seqs) {
     throw py::value_error("cu_q_lens and kv_lens do not have the facts' number of sequences");
   }
   Int32s buffer(plan_layout(facts).size);
-  make_plan(facts, cu_q_lens.data(), kv_lens.data(), buffer.mutable_data());
+  make_plan(facts, is_given ? cu_q_lens.data() : nullptr, kv_lens.data(), buffer.mutable_data());
   return buffer;
 }
 

@@ -15,7 +15,7 @@ namespace {
 struct PlanCall {
   PlanFacts facts{};
   PlanLayout layout{};
-  const int32_t* cu_q_lens = nullptr;
+  const int32_t* cu_q_lens = nullptr;  // stays so for one query each
   const int32_t* kv_lens = nullptr;
   int32_t* buffer = nullptr;
 };
@@ -23,7 +23,7 @@ struct PlanCall {
 // Without reading any operand: these may lie on a GPU.
 ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, PlanCall* call) {
   if (!buffers.are(2, 1)) return ffi::Error::InvalidArgument("jaxinfer: 2 operands, 1 result");
-  const auto cu_q_lens = buffers.arg(0);  // [B + 1]
+  const auto cu_q_lens = buffers.arg(0);  // [B + 1], or empty: one query each
   const auto kv_lens = buffers.arg(1);    // [B]
   const auto plan = buffers.ret(0);
   ffi::Span<const int32_t> encoded;
@@ -33,10 +33,12 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, PlanCall* c
   const char* wrong = decode_plan_facts(encoded.begin(), encoded.size(), &call->facts);
   if (wrong != nullptr) return ffi::Error::InvalidArgument(wrong);
   call->layout = plan_layout(call->facts);
-  m.match("cu_q_lens", cu_q_lens, ffi::S32, {int64_t{call->facts.num_seqs} + 1})
-      .match("kv_lens", kv_lens, ffi::S32, {call->facts.num_seqs})
+  const int64_t num_seqs = call->facts.num_seqs;
+  if (m.match_optional("cu_q_lens", cu_q_lens, ffi::S32, {num_seqs + 1})) {
+    call->cu_q_lens = int32s(cu_q_lens);
+  }
+  m.match("kv_lens", kv_lens, ffi::S32, {num_seqs})
       .match("plan", plan, ffi::S32, {call->layout.size});
-  call->cu_q_lens = int32s(cu_q_lens);
   call->kv_lens = int32s(kv_lens);
   call->buffer = static_cast<int32_t*>(plan.untyped_data());
   return m.error();

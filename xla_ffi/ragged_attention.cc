@@ -15,7 +15,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto value = buffers.arg(2);      // [S, K, Hv]
   const auto kv_starts = buffers.arg(3);  // [B]
   const auto kv_lens = buffers.arg(4);    // [B]
-  const auto cu_q_lens = buffers.arg(5);  // [B + 1]
+  const auto cu_q_lens = buffers.arg(5);  // [B + 1], or empty: one query each
   const auto k_scale = buffers.arg(6);    // [K], or empty
   const auto v_scale = buffers.arg(7);    // [K], or empty
   const auto sink = buffers.arg(8);       // [N], or empty
@@ -29,13 +29,15 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
       .shape("value", value, {&S, &K, &Hv})
       .match("kv_starts", kv_starts, ffi::S32, {&B})
       .match("kv_lens", kv_lens, ffi::S32, {&B})
-      .match("cu_q_lens", cu_q_lens, ffi::S32, {&B1})
       .element_type("query", query, &p.q_type)
       .element_type("key", key, &p.kv_type)
       .element_type("value", value, &v_type)
       .require(v_type == p.kv_type, "value", "must have the dtype of key")
-      .require(B1 == B + 1, "cu_q_lens", "must be one longer than kv_lens")
       .require(T > 0 && N > 0 && K > 0 && N % K == 0, "query", "must have a multiple of K heads");
+  if (m.match_optional("cu_q_lens", cu_q_lens, ffi::S32, {&B1})) {
+    m.require(B1 == B + 1, "cu_q_lens", "must be one longer than kv_lens");
+    p.cu_q_lens = int32s(cu_q_lens);
+  }
   if (m.match_optional("k_scale", k_scale, ffi::F32, {K})) p.k_scale = floats(k_scale);
   if (m.match_optional("v_scale", v_scale, ffi::F32, {K})) p.v_scale = floats(v_scale);
   if (m.match_optional("attention_sink", sink, ffi::F32, {N})) p.sink = floats(sink);
@@ -50,7 +52,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   p.k = key.untyped_data();
   p.v = value.untyped_data();
   p.kv_lens = int32s(kv_lens);
-  p.cu_q_lens = int32s(cu_q_lens);
   return ffi::Error::Success();
 }
 

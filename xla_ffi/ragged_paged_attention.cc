@@ -16,7 +16,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto page_table = buffers.arg(3);   // [B, max_pages] or page_indices
   const auto page_indptr = buffers.arg(4);  // [B + 1], or empty
   const auto kv_lens = buffers.arg(5);      // [B]
-  const auto cu_q_lens = buffers.arg(6);    // [B + 1]
+  const auto cu_q_lens = buffers.arg(6);    // [B + 1], or empty: one query each
   const auto layer = buffers.arg(7);        // [], or empty: pages of one layer
   const auto k_scale = buffers.arg(8);      // [K], or empty
   const auto v_scale = buffers.arg(9);      // [K], or empty
@@ -32,14 +32,16 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
       .pages("k_pages", k_pages, is_stacked, &L, &P, &page_size, &K, &H)
       .pages("v_pages", v_pages, is_stacked, &L, &P, &page_size, &K, &Hv)
       .match("kv_lens", kv_lens, ffi::S32, {&B})
-      .match("cu_q_lens", cu_q_lens, ffi::S32, {&B1})
       .element_type("query", query, &p.q_type)
       .element_type("k_pages", k_pages, &p.kv_type)
       .element_type("v_pages", v_pages, &v_type)
       .require(v_type == p.kv_type, "v_pages", "must have the dtype of k_pages")
-      .require(B1 == B + 1, "cu_q_lens", "must be one longer than kv_lens")
       .require(T > 0 && N > 0 && K > 0 && N % K == 0, "query", "must have a multiple of K heads")
       .require(L > 0 && page_size > 0, "k_pages", "has an empty axis");
+  if (m.match_optional("cu_q_lens", cu_q_lens, ffi::S32, {&B1})) {
+    m.require(B1 == B + 1, "cu_q_lens", "must be one longer than kv_lens");
+    p.cu_q_lens = int32s(cu_q_lens);
+  }
   if (m.match_optional("page_indptr", page_indptr, ffi::S32, {B + 1})) {
     m.match("page_indices", page_table, ffi::S32, {&num_page_indices});
     p.kv.page_indptr = int32s(page_indptr);
@@ -65,7 +67,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   p.k = k_pages.untyped_data();
   p.v = v_pages.untyped_data();
   p.kv_lens = int32s(kv_lens);
-  p.cu_q_lens = int32s(cu_q_lens);
   return ffi::Error::Success();
 }
 

@@ -23,7 +23,7 @@ void match_append(Matcher& m, const Buffers& buffers, size_t first_arg, size_t f
   const auto page_table = arg(5);    // [B, max_pages] or page_indices
   const auto page_indptr = arg(6);   // [B + 1], or empty
   const auto kv_lens = arg(7);       // [B]
-  const auto cu_q_lens = arg(8);     // [B + 1]
+  const auto cu_q_lens = arg(8);     // [B + 1], or empty: one token each
   const auto layer = arg(9);         // [], or empty: pages of one layer
   const auto k_out = buffers.ret(first_ret);
   const auto v_out = buffers.ret(first_ret + 1);
@@ -46,7 +46,9 @@ void match_append(Matcher& m, const Buffers& buffers, size_t first_arg, size_t f
     p->slot_mapping = int32s(slot_mapping);
   } else {
     m.match("kv_lens", kv_lens, ffi::S32, {&B});
-    m.match("cu_q_lens", cu_q_lens, ffi::S32, {B + 1});
+    if (m.match_optional("cu_q_lens", cu_q_lens, ffi::S32, {B + 1})) {
+      p->cu_q_lens = int32s(cu_q_lens);
+    }
     if (m.match_optional("page_indptr", page_indptr, ffi::S32, {B + 1})) {
       p->num_page_indices = -1;
       m.match("page_indices", page_table, ffi::S32, {&p->num_page_indices});
@@ -58,7 +60,6 @@ void match_append(Matcher& m, const Buffers& buffers, size_t first_arg, size_t f
       p->page_table = int32s(page_table);
     }
     p->kv_lens = int32s(kv_lens);
-    p->cu_q_lens = int32s(cu_q_lens);
   }
   m.require(k_out.untyped_data() == k_pages.untyped_data(), "k_pages", "must alias its result")
       .require(v_out.untyped_data() == v_pages.untyped_data(), "v_pages", "must alias its result");

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxinfer import _check
 from jaxinfer._attention import absent
@@ -64,14 +65,11 @@ def append_operands(
     if slot_mapping is not None:
         # The lists are not read; shapes of one empty sequence satisfy the checks.
         slots = jnp.asarray(slot_mapping)
-        page_table = jnp.zeros((1, 0), jnp.int32)
-        kv_lens, cu_q_lens = jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.int32)
+        page_table, kv_lens = jnp.zeros((1, 0), jnp.int32), np.zeros(1, np.int32)
     else:
         slots = absent(jnp.int32)
         page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
-        if cu_q_lens is None:
-            cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
-        cu_q_lens = jnp.asarray(cu_q_lens)
+        cu_q_lens = cu_q_lens if cu_q_lens is None else jnp.asarray(cu_q_lens)
         page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
     sizes = check_pages(
         k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, is_stacked
@@ -90,6 +88,8 @@ def append_operands(
     if slot_mapping is not None:
         _check.shape("slot_mapping", slots, "T", sizes=sizes)
         _check.int32("slot_mapping", slots)
+        kv_lens = absent(jnp.int32)
     page_indptr = absent(jnp.int32) if page_indptr is None else page_indptr
+    cu_q_lens = absent(jnp.int32) if cu_q_lens is None else cu_q_lens
     lists = slots, page_table, page_indptr, kv_lens, cu_q_lens
     return (k_pages, v_pages, key, value, *lists, layer), sizes

@@ -185,6 +185,9 @@ def _attend(query, key, value, bias, mask, kv_lens, sizes, options, implementati
     )
     if kv_lens is None:
         kv_lens = jnp.full((batch,), num_keys, jnp.int32)
+    cu_q_lens = absent(jnp.int32)
+    if num_queries > 1:
+        cu_q_lens = jnp.arange(batch + 1, dtype=jnp.int32) * num_queries
     return dot_product_attention_op.bind(
         query,
         key,
@@ -193,7 +196,7 @@ def _attend(query, key, value, bias, mask, kv_lens, sizes, options, implementati
         absent(jnp.bool_) if mask is None else mask,
         jnp.arange(batch, dtype=jnp.int32) * num_keys,
         jnp.clip(jnp.asarray(kv_lens), 0, num_keys),
-        jnp.arange(batch + 1, dtype=jnp.int32) * num_queries,
+        cu_q_lens,
         options=options,
         facts=facts,
         implementation=implementation,

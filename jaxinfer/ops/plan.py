@@ -55,15 +55,16 @@ def plan(
       ValueError: for shapes, dtypes and static arguments that do not fit.
     """
     kv_lens = kv_lens if isinstance(kv_lens, jax.Array) else np.asarray(kv_lens)
-    if cu_q_lens is None:
-        cu_q_lens = np.arange(kv_lens.shape[0] + 1, dtype=np.int32)
-    if not isinstance(cu_q_lens, jax.Array):
-        cu_q_lens = np.asarray(cu_q_lens)
     sizes: dict[str, int] = {}
     _check.shape("kv_lens", kv_lens, "B", sizes=sizes)
-    _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
     _check.int32("kv_lens", kv_lens)
-    _check.int32("cu_q_lens", cu_q_lens)
+    if cu_q_lens is None:
+        cu_q_lens = np.zeros(0, np.int32)  # absent
+    else:
+        if not isinstance(cu_q_lens, jax.Array):
+            cu_q_lens = np.asarray(cu_q_lens)
+        _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+        _check.int32("cu_q_lens", cu_q_lens)
     static = {
         "num_tokens": num_tokens,
         "num_seqs": sizes["B"],
@@ -103,9 +104,8 @@ def _out_types(cu_q_lens, kv_lens, *, facts: PlanFacts):
 
 
 def _cuda(*operands, facts: PlanFacts):
-    return _cpu(
-        *operands, facts=facts, **kernel_attributes(KernelSpec("plan", gpu_arch()))
-    )
+    kernel = KernelSpec("plan", gpu_arch(facts.config))
+    return _cpu(*operands, facts=facts, **kernel_attributes(kernel))
 
 
 def _cpu(cu_q_lens, kv_lens, *, facts: PlanFacts, **kernel):

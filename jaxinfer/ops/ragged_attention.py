@@ -49,7 +49,7 @@ def ragged_attention(
       query: f32 | f16 | bf16 [T, N, H].
       key: f32 | f16 | bf16 [S, K, H].
       value: [S, K, Hv] in the dtype of key.
-      cu_q_lens: i32[B + 1], ascending from 0.
+      cu_q_lens: i32[B + 1], ascending from 0; None = one token per sequence.
       cu_kv_lens: i32[B + 1], ascending from 0; None = cu_q_lens (self attention).
       plan: from jaxinfer.plan(cu_q_lens, cu_kv_lens[1:] - cu_kv_lens[:-1], ...);
         None = made here.
@@ -73,18 +73,22 @@ def ragged_attention(
       NotImplementedError: for a head_dim that no kernel has.
     """
     _check.implementation(implementation)
-    query, key, value, cu_q_lens = map(jnp.asarray, (query, key, value, cu_q_lens))
+    if cu_q_lens is None and cu_kv_lens is None:
+        raise ValueError("cu_kv_lens must be given where cu_q_lens is None, got None")
+    query, key, value = map(jnp.asarray, (query, key, value))
+    cu_q_lens = cu_q_lens if cu_q_lens is None else jnp.asarray(cu_q_lens)
     cu_kv_lens = cu_q_lens if cu_kv_lens is None else jnp.asarray(cu_kv_lens)
     sizes: dict[str, int] = {}
     _check.shape("query", query, "T", "N", "H", sizes=sizes)
     _check.shape("key", key, "S", "K", "H", sizes=sizes)
     _check.shape("value", value, "S", "K", "Hv", sizes=sizes)
-    _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+    if cu_q_lens is not None:
+        _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+        _check.int32("cu_q_lens", cu_q_lens)
     _check.shape("cu_kv_lens", cu_kv_lens, "B+1", sizes=sizes)
     _check.floating("query", query)
     _check.floating("key", key)
     _check.same_dtype("value", value, "key", key)
-    _check.int32("cu_q_lens", cu_q_lens)
     _check.int32("cu_kv_lens", cu_kv_lens)
     _check.not_empty(
         sizes,
@@ -133,7 +137,7 @@ def ragged_attention(
         value,
         kv_starts[:-1],
         jnp.maximum(kv_starts[1:] - kv_starts[:-1], 0),
-        cu_q_lens,
+        absent(jnp.int32) if cu_q_lens is None else cu_q_lens,
         per_head("k_scale", k_scale, sizes["K"]),
         per_head("v_scale", v_scale, sizes["K"]),
         absent() if attention_sink is None else attention_sink,

@@ -97,9 +97,7 @@ def ragged_paged_attention(
     _check.implementation(implementation)
     given = kv_lens, cu_q_lens, page_indptr
     query, kv_lens, page_table = map(jnp.asarray, (query, kv_lens, page_table))
-    if cu_q_lens is None:
-        cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
-    cu_q_lens = jnp.asarray(cu_q_lens)
+    cu_q_lens = cu_q_lens if cu_q_lens is None else jnp.asarray(cu_q_lens)
     page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
     k_pages, v_pages = jnp.asarray(k_pages), jnp.asarray(v_pages)
     is_stacked = layer is not None
@@ -155,7 +153,7 @@ def ragged_paged_attention(
         page_table,
         absent(jnp.int32) if page_indptr is None else page_indptr,
         kv_lens,
-        cu_q_lens,
+        absent(jnp.int32) if cu_q_lens is None else cu_q_lens,
         layer,
         per_head("k_scale", k_scale, sizes["K"]),
         per_head("v_scale", v_scale, sizes["K"]),
@@ -211,19 +209,17 @@ def check_pages(
 def check_page_lists(page_table, page_indptr, kv_lens, cu_q_lens, sizes):
     """Checks the lengths and pages of B sequences; adds their sizes to `sizes`."""
     _check.shape("kv_lens", kv_lens, "B", sizes=sizes)
-    _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+    if cu_q_lens is not None:
+        _check.shape("cu_q_lens", cu_q_lens, "B+1", sizes=sizes)
+        _check.int32("cu_q_lens", cu_q_lens)
     if page_indptr is None:
         _check.shape("page_table", page_table, "B", "max_pages", sizes=sizes)
     else:
         _check.shape("page_table", page_table, "num_indices", sizes=sizes)
         _check.shape("page_indptr", page_indptr, "B+1", sizes=sizes)
         _check.int32("page_indptr", page_indptr)
-    for name, array in (
-        ("page_table", page_table),
-        ("kv_lens", kv_lens),
-        ("cu_q_lens", cu_q_lens),
-    ):
-        _check.int32(name, array)
+    _check.int32("page_table", page_table)
+    _check.int32("kv_lens", kv_lens)
     _check.not_empty(sizes, B="number of sequences")
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxinfer import _check, _fold
+from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
 from jaxinfer._library import kernel_attributes
 from jaxinfer._plan import gpu_arch
@@ -121,9 +122,7 @@ def token_slots(
         )
     given = kv_lens, cu_q_lens, page_indptr
     page_table, kv_lens = jnp.asarray(page_table), jnp.asarray(kv_lens)
-    if cu_q_lens is None:
-        cu_q_lens = jnp.arange(kv_lens.shape[0] + 1, dtype=jnp.int32)
-    cu_q_lens = jnp.asarray(cu_q_lens)
+    cu_q_lens = cu_q_lens if cu_q_lens is None else jnp.asarray(cu_q_lens)
     page_indptr = page_indptr if page_indptr is None else jnp.asarray(page_indptr)
     sizes: dict[str, int] = {}
     check_page_lists(page_table, page_indptr, kv_lens, cu_q_lens, sizes)
@@ -142,7 +141,7 @@ def token_slots(
         page_table,
         page_indptr,
         kv_lens,
-        cu_q_lens,
+        absent(jnp.int32) if cu_q_lens is None else cu_q_lens,
         num_tokens=num_tokens,
         num_pages=num_pages,
         page_size=page_size,

@@ -12,9 +12,31 @@ import jax.numpy as jnp
 _ELEMENTS_AT_ONCE = 2**25
 
 
-def sequence_starts(cu_q_lens: jax.Array, num_tokens: int) -> jax.Array:
-    """i32[B + 1]: offsets made monotone, from 0, and at most num_tokens."""
+def sequence_starts(cu_q_lens: jax.Array, num_seqs: int, num_tokens: int) -> jax.Array:
+    """i32[B + 1]: offsets made monotone, from 0, and at most num_tokens.
+
+    Absent ones are those of one token per sequence.
+    """
+    if not cu_q_lens.size:
+        cu_q_lens = jnp.arange(num_seqs + 1, dtype=jnp.int32)
     return jax.lax.cummax(jnp.clip(cu_q_lens.at[0].set(0), 0, num_tokens))
+
+
+def token_places(
+    kv_lens: jax.Array, cu_q_lens: jax.Array, num_tokens: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(sequence i32[T], position in it i32[T], is_real bool[T]) of every row.
+
+    Padding rows are not real: they count to the last sequence, at no position.
+    """
+    num_seqs = kv_lens.shape[0]
+    starts = sequence_starts(cu_q_lens, num_seqs, num_tokens)
+    seq = rows = jnp.arange(num_tokens, dtype=jnp.int32)
+    if cu_q_lens.size:
+        seq = jnp.searchsorted(starts[1:], rows, side="right").astype(jnp.int32)
+    is_real = seq < num_seqs
+    seq = jnp.minimum(seq, num_seqs - 1)
+    return seq, kv_lens[seq] - starts[seq + 1] + rows, is_real
 
 
 def attend(
@@ -36,7 +58,7 @@ def attend(
       query: [T, N, H].
       keys_of: sequence -> (k [S, K, H], v [S, K, Hv], exists bool[S]), S = num_keys.
       kv_lens: i32[B].
-      cu_q_lens: i32[B + 1].
+      cu_q_lens: i32[B + 1], or empty: one query each.
       k_scale: f32[K], or empty.
       v_scale: f32[K], or empty.
       sink: f32[N], or empty.
@@ -48,19 +70,12 @@ def attend(
       [out [T, N, Hv], lse f32[T, N]]; 0 and -inf where nothing is visible.
     """
     num_tokens, num_heads, head_dim = query.shape
-    starts = sequence_starts(cu_q_lens, num_tokens)
-    rows = jnp.arange(num_tokens)
-    row_seq = jnp.searchsorted(starts[1:], rows, side="right")
-    is_real = row_seq < kv_lens.shape[0]
-    row_seq = jnp.minimum(row_seq, kv_lens.shape[0] - 1)
     left, right = options.window
 
     def attend_row(row):
-        q, index, seq, real = row
+        q, seq, position, real = row
         k, v, exists = keys_of(seq)
         num_kv_heads = k.shape[1]
-        q_len = starts[seq + 1] - starts[seq]
-        position = kv_lens[seq] - q_len + index - starts[seq]
         key = jnp.arange(num_keys)
         visible = real & exists & (key < kv_lens[seq])
         # Differences, because position + INT32_MAX would overflow.
@@ -89,7 +104,7 @@ def attend(
     return list(
         jax.lax.map(
             attend_row,
-            (query, rows, row_seq, is_real),
+            (query, *token_places(kv_lens, cu_q_lens, num_tokens)),
             batch_size=max(1, min(num_tokens, _ELEMENTS_AT_ONCE // max(elements, 1))),
         )
     )

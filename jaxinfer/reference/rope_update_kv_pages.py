@@ -4,19 +4,15 @@
 
 import jax.numpy as jnp
 
-from jaxinfer.reference.attention import sequence_starts
+from jaxinfer.reference.attention import token_places
 from jaxinfer.reference.rope import rope
 from jaxinfer.reference.update_kv_pages import update_kv_pages
 
 
 def token_positions(kv_lens, cu_q_lens, *, num_tokens):
     """i32[T]: kv_len - q_len + i for token i of a sequence, 0 for padding rows."""
-    starts = sequence_starts(cu_q_lens, num_tokens)
-    rows = jnp.arange(num_tokens, dtype=jnp.int32)
-    seq = jnp.searchsorted(starts[1:], rows, side="right").astype(jnp.int32)
-    is_real = seq < kv_lens.shape[0]
-    seq = jnp.minimum(seq, kv_lens.shape[0] - 1)
-    return jnp.where(is_real, kv_lens[seq] - starts[seq + 1] + rows, 0)
+    _, positions, is_real = token_places(kv_lens, cu_q_lens, num_tokens)
+    return jnp.where(is_real, positions, 0)
 
 
 def rope_update_kv_pages(

@@ -4,7 +4,7 @@
 
 import jax.numpy as jnp
 
-from jaxinfer.reference.attention import sequence_starts
+from jaxinfer.reference.attention import token_places
 from jaxinfer.reference.ragged_paged_attention import one_layer
 
 
@@ -12,12 +12,7 @@ def token_slots(
     page_table, page_indptr, kv_lens, cu_q_lens, *, num_tokens, num_pages, page_size
 ):
     """i32[T]: page * page_size + offset of every new token, -1 where there is none."""
-    starts = sequence_starts(cu_q_lens, num_tokens)
-    rows = jnp.arange(num_tokens, dtype=jnp.int32)
-    seq = jnp.searchsorted(starts[1:], rows, side="right").astype(jnp.int32)
-    is_real = seq < kv_lens.shape[0]
-    seq = jnp.minimum(seq, kv_lens.shape[0] - 1)
-    position = kv_lens[seq] - starts[seq + 1] + rows
+    seq, position, is_real = token_places(kv_lens, cu_q_lens, num_tokens)
     index = position // page_size
     if page_table.ndim == 2:
         width = page_table.shape[1]

@@ -84,3 +84,30 @@ def test_many_sequences_and_wide_rows(num_seqs, num_heads, head_dim):
     results = dict.fromkeys(("k_new", "v_new"), pages)
     call = fuzz_calls.Call("update_kv_pages", operands, results, {})
     assert check(operands, run(call, 0)).sum() == cu_q_lens[-1]
+
+
+@pytest.mark.parametrize("num_tokens", [3, 40, 45])
+@pytest.mark.parametrize("is_csr", [False, True], ids=["table", "csr"])
+def test_absent_offsets_are_those_of_one_token_each(num_tokens, is_csr):
+    """For fewer tokens than the 40 sequences, as many, and some padding rows."""
+    rng = np.random.default_rng(num_tokens)
+    none, rows = np.zeros(0, np.int32), (2, 24)
+    table = rng.permutation(40 * 3).reshape(40, 3).astype(np.int32)
+    table[7, 0] = -1
+    pages = rng.standard_normal((40 * 3, 5, *rows), np.float32)
+    new = rng.standard_normal((num_tokens, *rows), np.float32)
+    kv_lens = rng.integers(1, 15, 40, dtype=np.int32)
+    kv_lens[[0, 2, 9, 20]] = 0, -(2**31), 2**31 - 1, 16  # 16: beyond the list
+    operands = {
+        "k_pages": pages, "v_pages": -pages, "key": new, "value": -new,
+        "slot_mapping": none, "page_table": table.ravel() if is_csr else table,
+        "page_indptr": np.arange(41, dtype=np.int32) * 3 if is_csr else none,
+        "kv_lens": kv_lens, "cu_q_lens": none, "layer": none,
+    }  # fmt: skip
+    results = dict.fromkeys(("k_new", "v_new"), pages)
+    call = fuzz_calls.Call("update_kv_pages", operands, results, {})
+    got = run(call, num_tokens)
+    assert check(operands, got).sum() >= min(num_tokens, 40) - 5
+    operands["cu_q_lens"] = np.arange(41, dtype=np.int32)
+    for one, other in zip(got, run(call, 0), strict=True):
+        assert one.tobytes() == other.tobytes()

@@ -57,7 +57,7 @@ def append(operands, is_interleaved, seed):
     return list(map(np.asarray, call(*operands.values())))
 
 
-@pytest.mark.parametrize("form", ["table", "csr", "slots", "positions"])
+@pytest.mark.parametrize("form", ["table", "csr", "slots", "positions", "decode"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("num_heads", "num_kv_heads", "head_dim", "head_dim_v", "rotary_dim"),
@@ -72,7 +72,7 @@ def test_rope_and_append(
     num_heads, num_kv_heads, head_dim, head_dim_v, rotary_dim, dtype, form
 ):
     dtype, rng = jnp.dtype(dtype), np.random.default_rng(num_heads)
-    q_lens = np.array([1, 0, 7, 2, 3])
+    q_lens = np.array([1, 1, 1, 1, 1] if form == "decode" else [1, 0, 7, 2, 3])
     kv_lens = np.array([5, 3, 9, 1, 14], np.int32)  # one with more queries than keys
     cu_q_lens = np.append(0, np.cumsum(q_lens)).astype(np.int32)
     num_tokens, num_pages, page_size = int(cu_q_lens[-1]) + 2, 30, 3
@@ -84,6 +84,8 @@ def test_rope_and_append(
     lists = [NONE, table, NONE, kv_lens, cu_q_lens]
     if form == "csr":
         lists[1:3] = table.ravel(), np.arange(6, dtype=np.int32) * 5
+    if form == "decode":  # one token each, and two padding rows
+        lists[-1] = NONE
     if form == "slots":
         slots = rng.permutation(num_pages * page_size)[:num_tokens].astype(np.int32)
         slots[3] = -1

@@ -269,11 +269,16 @@ def test_the_graph_plans_the_same_bits_as_the_host(config, num_seqs):
     np.testing.assert_array_equal(host.buffer, eager.buffer)
 
 
-def test_no_offsets_mean_one_query_each():
-    kv_lens = np.array([5, 0, 900], np.int32)
-    offsets = np.arange(4, dtype=np.int32)
-    ours, same = (
-        make(GPU, (2, 2), (True, None, None), cu_q_lens, kv_lens, 3, 900)
-        for cu_q_lens in (None, offsets)
-    )
-    np.testing.assert_array_equal(ours.buffer, same.buffer)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_offsets_mean_one_query_each(config):
+    rng = np.random.default_rng(0)
+    for num_seqs, num_tokens in ((3, 3), (40, 40), (40, 51), (40, 7)):
+        for kv_kind in KV_KINDS:
+            lengths = draw_lengths(rng, "decode", kv_kind, num_seqs, 0, 900)
+            cu_q_lens, kv_lens, _, max_kv_len = lengths
+            rest = kv_lens, num_tokens, max_kv_len
+            ours, same = (
+                make(CONFIGS[config], (2, 2), (True, None, None), offsets, *rest)
+                for offsets in (None, cu_q_lens)
+            )
+            np.testing.assert_array_equal(ours.buffer, same.buffer)
