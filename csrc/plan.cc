@@ -68,7 +68,8 @@ std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_l
   tiles.reserve(facts.num_seqs + 1);
   int begin = 0;  // cu_q_lens[0] counts as 0
   for (int seq = 0; seq < facts.num_seqs; ++seq) {
-    const int end = std::clamp(cu_q_lens[seq + 1], begin, facts.num_tokens);
+    const int offset = cu_q_lens != nullptr ? cu_q_lens[seq + 1] : seq + 1;
+    const int end = std::clamp(offset, begin, facts.num_tokens);
     const int q_len = end - begin;
     const int64_t kv_len = std::clamp(kv_lens[seq], 0, facts.max_kv_len);
     const int tile_class = choose_tile_class(facts, q_len);
@@ -122,11 +123,15 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   Cut cut{decode ? 1 : groups, decode ? groups : 1, 0, 0};
   cut.total = cost * cut.outer;
   int64_t ranges = facts.num_ctas / cut.inner;
-  // Every range must hold a unit of every tile it crosses (parts are then consecutive),
-  // be worth a CTA, and read far more keys than the partial results it may write.
+  // Every range must hold a unit of every tile it crosses (parts are then consecutive), be
+  // worth a CTA, and read far more keys than the partial results it may write; unless there
+  // are so few keys that all that counts is how many tiles a CTA does one after the other.
   ranges = std::min(ranges, cut.total / max_unit_cost);
   ranges = std::min(ranges, cut.total / facts.min_cost);
-  if (decode) ranges = std::min(ranges, keys / (facts.min_keys_per_row * decode_rows));
+  if (decode) {
+    const int64_t worth = keys / (facts.min_keys_per_row * decode_rows);
+    ranges = std::min(ranges, std::max(worth, static_cast<int64_t>(tiles.size())));
+  }
   cut.num_ranges = std::max<int64_t>(ranges, 1);
   return cut;
 }

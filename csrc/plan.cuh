@@ -2,18 +2,18 @@
 // Copyright 2026 The jaxinfer authors
 //
 // The planner on a GPU: the same bits as make_plan() in csrc/plan.cc. What is a loop there is a
-// prefix sum or a closed form here. Every CTA plans everything and writes its share of the
-// buffer, so that CTAs need not meet. Words and formulas are those of plan.cc.
+// prefix sum, a search or a closed form here. Every CTA plans everything and writes its share of
+// the buffer, so that CTAs need not meet. Words and formulas are those of plan.cc.
 //
-//   1. tiles     sequences -> tiles, a chunk of one per thread
-//   2. measure   cost = sum of the units' costs; prefix sums place tiles on the cost axis
-//   3. cut       number of ranges; range r starts at begin(r) = r * total / ranges
-//   4. place     pieces of a tile = ranges that hold the start of one of its units
-//   5. ranges    per range, what comes before it
-//   6. write     pieces -> items, parts, merges
+//   1. tiles    rows of sequences -> tiles
+//   2. measure  every thread some tiles; prefix sums place them on the cost axis
+//   3. cut      number of ranges; range r starts at begin(r) = r * total / ranges
+//   4. ranges   the first tile and unit of each, by a search; what comes before it, by counting
+//   5. write    a CTA the items of the CTA that has its index
 //
-// A chunk is all there is in most plans. Otherwise steps 4 to 6 make the tiles again, chunk by
-// chunk, with running sums.
+// All of it runs once, in a few warps that wait for their own results: time is the number of
+// instructions in the way of the last store, branches above all. So it is compiled twice: for
+// plain batches (a row a sequence, as in decode, and sums below 2^31), and for all others.
 #pragma once
 
 #include "csrc/plan_device.h"
@@ -21,7 +21,7 @@
 
 namespace jaxinfer {
 
-// ---- sums over a CTA -------------------------------------------------------------------------
+// ---- numbers and lanes ---------------------------------------------------------------------
 
 template <typename T>
 JAXINFER_INLINE T lower(T a, T b) {
@@ -31,410 +31,476 @@ template <typename T>
 JAXINFER_INLINE T upper(T a, T b) {
   return a < b ? b : a;
 }
+JAXINFER_INLINE int clamp_to(int x, int lo, int hi) { return upper(lower(x, hi), lo); }
 
-JAXINFER_INLINE int lane_index() { return threadIdx.x % 32; }
-
-template <typename T>
-JAXINFER_INLINE T sum_to_lane(T x) {
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    const T other = __shfl_up_sync(kAllLanes, x, d);
-    if (lane_index() >= d) x += other;
-  }
-  return x;
+JAXINFER_INLINE int divide(int x, Divisor by, int = 0) {
+  return static_cast<int>(__umulhi(2u * x, by.multiplier) >> by.shift);
+}
+JAXINFER_INLINE int64_t divide(int64_t x, Divisor by, int by_number) {
+  return x >> 31 == 0 ? divide(static_cast<int>(x), by) : x / by_number;
 }
 
-JAXINFER_INLINE int max_to_lane(int x) {
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) x = upper(x, __shfl_up_sync(kAllLanes, x, d));
-  return x;
-}
-
-// What the warps tell each other at a barrier. Two sets take turns, so that one barrier each
-// time is enough.
-template <typename Record>
-JAXINFER_INLINE const Record* exchange_records(int* turn, const Record& mine, bool is_last_lane) {
-  static_assert(sizeof(Record) <= 32, "PlanShared has room for these");
-  Record* records = reinterpret_cast<Record*>(shared_memory) + (*turn ^= 1) * 32;
-  if (is_last_lane) records[threadIdx.x / 32] = mine;
-  __syncthreads();
-  return records;
-}
-
-// Sums of all tiles before some point.
-struct alignas(16) TileSums {
-  int64_t cost, keys;
-  int tiles, max_unit_cost, max_rows, has_prefill;
-};
-struct alignas(16) PieceSums {
-  int pieces, splits, parts, spare[5];
-};
-struct alignas(16) RowSums {
-  int end, tiles, spare[6];
-};
-
-// ---- 1. tiles ----------------------------------------------------------------------------------
-
-struct alignas(16) PlannedTile {
-  int seq, tile_class, row_begin, num_rows;
-  int first_unit, num_units, full_end, num_keys;
-  int first_range, splits, parts, spare;  // where its pieces are; split tiles and parts before it
-};
-
-struct alignas(16) SeqRows {
-  int first_tile, begin, q_len, kv_len;
-};
-
-// Everything that all threads know alike.
-struct Planner {
-  const MakePlanParams& p;
-  PlanShared at;
-  int turn = 0;
-  // The cut.
-  int outer = 1, inner = 1, num_ranges = 1;
-  int64_t total = 1, range_cost = 1;  // range_cost * num_ranges + remainder = total
-  uint32_t remainder = 0;
-  float ranges_per_cost = 0;
-
-  template <typename T>
-  __device__ __forceinline__ T* shared(int offset) const {
-    return reinterpret_cast<T*>(reinterpret_cast<char*>(shared_memory) + offset);
-  }
-
-  // A piece's range is that of its first unit's start.
-  __device__ __forceinline__ int64_t begin(int range) const {
-    // Below 2^32: remainder < num_ranges <= 2^16.
-    return range_cost * range + remainder * static_cast<uint32_t>(range) / num_ranges;
-  }
-  __device__ __forceinline__ int owner(int64_t cost) const {
-    int range = lower(static_cast<int>(cost * ranges_per_cost), num_ranges - 1);
-    while (begin(range) > cost) --range;
-    while (range + 1 < num_ranges && begin(range + 1) <= cost) ++range;
-    return range;
-  }
-};
-
-// Where the loop over chunks of tiles is.
-struct Cursor {
-  int seq = 0;                       // first of the next chunk of sequences
-  int end = 0;                       // row after those before it
-  int tile = 0, tiles_in_chunk = 0;  // of a chunk of sequences with more tiles than threads
-  int chunk_seq = 0;
-};
-
-// Entry num_seqs stands for the padding rows.
-JAXINFER_INLINE int class_of(const MakePlanParams& p, int seq, int q_len) {
-  if (seq >= p.facts.num_seqs) return p.facts.num_tile_classes - 1;
-  int c = 0;
-  while (c + 1 < p.facts.num_tile_classes && q_len > p.tiles[c].tokens) ++c;
-  return c;
-}
-
-JAXINFER_INLINE int64_t clamp_to(int64_t x, int64_t lo, int64_t hi) {
-  return upper(lo, lower(x, hi));
-}
-
-// Tile `index` of `num_tiles` of a sequence: its last rows come first. Padding rows ascend.
-JAXINFER_INLINE PlannedTile make_tile(const MakePlanParams& p, int seq, int begin, int q_len,
-                                      int kv_len, int index, int num_tiles) {
-  PlannedTile tile{};
-  const PlanFacts& facts = p.facts;
-  const bool is_padding = seq >= facts.num_seqs;
-  tile.seq = is_padding ? -1 : seq;
-  tile.tile_class = class_of(p, seq, q_len);
-  const auto& shape = p.tiles[tile.tile_class];
-  const int row = (is_padding ? index : num_tiles - 1 - index) * shape.tokens;
-  tile.row_begin = begin + row;
-  tile.num_rows = lower(shape.tokens, q_len - row);
-  tile.num_units = 1;
-  if (is_padding) return tile;
-  const int64_t length = clamp_to(kv_len, 0, facts.max_kv_len);
-  const int64_t first_pos = length - q_len + row, last_pos = first_pos + tile.num_rows - 1;
-  const int64_t right = facts.is_causal ? 0 : facts.window_right;
-  const bool is_bounded = facts.window_left != kUnbounded;
-  const int64_t first = is_bounded ? clamp_to(first_pos - facts.window_left, 0, length) : 0;
-  const uint32_t lo = first, hi = upper<int64_t>(lower(length, last_pos + right + 1), 0);
-  tile.full_end =
-      is_bounded ? 0 : static_cast<int>(upper<int64_t>(lower(length, first_pos + right + 1), 0));
-  const uint32_t unit_keys = shape.unit_keys;  // sums stay below 2^32
-  tile.first_unit = lo / unit_keys;
-  tile.num_units = upper(static_cast<int>((hi + unit_keys - 1) / unit_keys) - tile.first_unit, 1);
-  tile.num_keys = upper(static_cast<int>(hi) - static_cast<int>(lo), 0);
-  return tile;
-}
-
-// Last of the ascending numbers that is at most x; the first always is.
-template <typename T>
-JAXINFER_INLINE int last_at_most(const T* numbers, int count, int stride, T x) {
-  int lo = 0, hi = count;
-  while (hi - lo > 1) {
-    const int middle = (lo + hi) / 2;
-    if (numbers[middle * stride] <= x) {
-      lo = middle;
-    } else {
-      hi = middle;
-    }
-  }
-  return lo;
-}
-
-// This thread's tile of the next chunk; some threads have none. Returns false after the last
-// chunk. Tiles keep their order, from thread to thread and from chunk to chunk.
-JAXINFER_INLINE bool next_tiles(Planner& planner, Cursor& c, PlannedTile& tile, bool& is_valid) {
-  const MakePlanParams& p = planner.p;
-  const int num_seqs = p.facts.num_seqs, num_tokens = p.facts.num_tokens;
-  const int threads = blockDim.x, thread = threadIdx.x;
-  SeqRows* rows = planner.shared<SeqRows>(planner.at.seqs);
-  while (c.tile >= c.tiles_in_chunk) {
-    if (c.seq > num_seqs) return false;
-    const int seq = c.seq + thread;
-    const int before = seq == 0 ? 0 : seq <= num_seqs ? p.cu_q_lens[seq] : num_tokens;
-    int end = seq < num_seqs ? p.cu_q_lens[seq + 1] : num_tokens;
-    const int kv_len = seq < num_seqs ? p.kv_lens[seq] : 0;
-    const bool is_sound =
-        0 <= before && before <= end && end <= num_tokens && (thread > 0 || before == c.end);
-    int begin = before, q_len = is_sound ? end - before : 0;
-    const bool is_one_tile = is_sound && q_len <= p.tiles[class_of(p, seq, q_len)].tokens;
-    c.chunk_seq = c.seq;
-    c.seq += threads;
-    if (!__syncthreads_or(!is_one_tile)) {
-      if (c.seq <= num_seqs) c.end = p.cu_q_lens[c.seq];
-      is_valid = q_len > 0;
-      tile = make_tile(p, seq, begin, q_len, kv_len, 0, 1);
-      return true;
-    }
-    // Offsets count as at least those before them.
-    end = max_to_lane(upper(lower(end, num_tokens), 0));
-    const RowSums* warps = exchange_records(&planner.turn, RowSums{end, 0, {}}, lane_index() == 31);
-    int end_before = c.end;
-    for (int w = 0; w < threads / 32; ++w) {
-      if (w < thread / 32) end_before = upper(end_before, warps[w].end);
-      c.end = upper(c.end, warps[w].end);
-    }
-    begin = __shfl_up_sync(kAllLanes, end, 1);
-    begin = lane_index() == 0 ? end_before : upper(begin, end_before);
-    q_len = upper(end, end_before) - begin;
-    const int tokens = p.tiles[class_of(p, seq, q_len)].tokens;
-    const int num_tiles = q_len <= tokens ? q_len > 0 : (q_len - 1) / tokens + 1;
-    int first_tile = sum_to_lane(num_tiles);
-    warps = exchange_records(&planner.turn, RowSums{0, first_tile, {}}, lane_index() == 31);
-    first_tile -= num_tiles;
-    c.tile = 0, c.tiles_in_chunk = 0;
-    for (int w = 0; w < threads / 32; ++w) {
-      if (w < thread / 32) first_tile += warps[w].tiles;
-      c.tiles_in_chunk += warps[w].tiles;
-    }
-    rows[thread] = {first_tile, begin, q_len, kv_len};
-    __syncthreads();
-  }
-  const int index = c.tile + thread;
-  is_valid = index < c.tiles_in_chunk;
-  c.tile += threads;
-  if (is_valid) {
-    const int i = last_at_most(&rows[0].first_tile, threads, sizeof(SeqRows) / sizeof(int), index);
-    const SeqRows& r = rows[i];
-    const int end = i + 1 < threads ? rows[i + 1].first_tile : c.tiles_in_chunk;
-    tile = make_tile(p, c.chunk_seq + i, r.begin, r.q_len, r.kv_len, index - r.first_tile,
-                     end - r.first_tile);
-  }
-  return true;
-}
-
-// ---- 2. measure --------------------------------------------------------------------------------
-
-// A chunk of tiles on the cost axis of one head group.
-struct TileChunk {
-  PlannedTile tile;
-  bool is_valid;
-  int index, count;    // of the thread's tile in the chunk; in the chunk
-  int64_t cost_begin;  // of the thread's tile
-  int64_t begin, end;  // of the chunk
-};
-
-JAXINFER_INLINE uint64_t sum_of_warp(uint32_t x) {
-  const unsigned low = __reduce_add_sync(kAllLanes, x & 0xffff);
-  return (uint64_t{__reduce_add_sync(kAllLanes, x >> 16)} << 16) + low;
-}
-
-// Places the chunk behind `sums`, and adds it to them.
-JAXINFER_INLINE void measure(Planner& planner, TileChunk& chunk, TileSums& sums) {
-  const MakePlanParams& p = planner.p;
-  const PlannedTile& tile = chunk.tile;
-  const bool is_valid = chunk.is_valid;
-  const int unit_cost = is_valid ? p.tiles[tile.tile_class].unit_cost : 0;
-  const int64_t own_cost = is_valid ? int64_t{tile.num_units} * unit_cost : 0;
-  const unsigned valid = __ballot_sync(kAllLanes, is_valid);
-  const bool is_real = is_valid && tile.seq >= 0;
-  TileSums warp{};
-  warp.cost = sum_to_lane(own_cost);
-  warp.keys = sum_of_warp(is_valid ? tile.num_keys : 0);
-  warp.tiles = __popc(valid);
-  warp.max_unit_cost = __reduce_max_sync(kAllLanes, unit_cost);
-  warp.max_rows = __reduce_max_sync(kAllLanes, is_real ? tile.num_rows : 0);
-  warp.has_prefill = __ballot_sync(kAllLanes, is_real && tile.tile_class > 0) != 0;
-  const TileSums* warps = exchange_records(&planner.turn, warp, lane_index() == 31);
-  chunk.begin = sums.cost;
-  chunk.cost_begin = sums.cost + warp.cost - own_cost;
-  chunk.index = __popc(valid & ((1u << lane_index()) - 1));
-  chunk.count = 0;
-#pragma unroll 4
-  for (int w = 0; w < static_cast<int>(blockDim.x / 32); ++w) {
-    const TileSums other = warps[w];
-    if (w < static_cast<int>(threadIdx.x / 32)) {
-      chunk.cost_begin += other.cost;
-      chunk.index += other.tiles;
-    }
-    chunk.count += other.tiles;
-    sums.cost += other.cost;
-    sums.keys += other.keys;
-    sums.max_unit_cost = upper(sums.max_unit_cost, other.max_unit_cost);
-    sums.max_rows = upper(sums.max_rows, other.max_rows);
-    sums.has_prefill |= other.has_prefill;
-  }
-  chunk.end = sums.cost;
-}
-
-// ---- 3. cut ------------------------------------------------------------------------------------
-
+// Neither is negative.
 JAXINFER_INLINE int64_t quotient(int64_t a, int64_t b) {
-  if (b == 1) return a;
   if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
   return a / b;
 }
 
-JAXINFER_INLINE void choose_cut(Planner& planner, const TileSums& sums) {
-  const PlanFacts& facts = planner.p.facts;
-  const int groups = planner.p.head_groups;
-  planner.outer = sums.has_prefill ? groups : 1;
-  planner.inner = sums.has_prefill ? 1 : groups;
-  planner.total = sums.cost * planner.outer;
-  int64_t ranges = facts.num_ctas / planner.inner;
-  ranges = lower(ranges, quotient(planner.total, upper(sums.max_unit_cost, 1)));
-  ranges = lower(ranges, quotient(planner.total, facts.min_cost));
-  if (!sums.has_prefill) {
-    const int64_t rows = int64_t{sums.max_rows} * planner.p.q_heads_per_kv_head;
-    ranges = lower(ranges, quotient(sums.keys, facts.min_keys_per_row * upper<int64_t>(rows, 1)));
-  }
-  planner.num_ranges = static_cast<int>(upper<int64_t>(ranges, 1));
-  planner.range_cost = quotient(planner.total, planner.num_ranges);
-  planner.remainder =
-      static_cast<uint32_t>(planner.total - planner.range_cost * planner.num_ranges);
-  planner.ranges_per_cost = static_cast<float>(planner.num_ranges) / planner.total;
+// As make_divisor() has it, for few ranges and without divisions of 64 bits.
+JAXINFER_INLINE Divisor divisor_of_ranges(uint32_t ranges) {
+  const int shift = 32 - __clz(ranges - 1);
+  const uint32_t power = 1u << 31, whole = power / ranges, rest = power - whole * ranges;
+  return {(whole << shift) + ((rest << shift) + ranges - 1) / ranges, shift};
 }
 
-// Units of a tile that start before `cost`; the tile starts at `from`.
-JAXINFER_INLINE int units_before(int64_t cost, int64_t from, int unit_cost) {
-  return static_cast<int>(quotient(cost - from + unit_cost - 1, unit_cost));
+template <typename T>
+JAXINFER_INLINE T* shared_at(int offset) {
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(shared_memory) + offset);
 }
 
-// ---- 4. place ----------------------------------------------------------------------------------
+JAXINFER_INLINE int lane_index() { return threadIdx.x % 32; }
+JAXINFER_INLINE int warp_index() { return threadIdx.x / 32; }
+JAXINFER_INLINE unsigned lanes_to_here() { return kAllLanes >> (31 - lane_index()); }
 
-// Writes the chunk's tiles to shared memory for one outer head group, with where their pieces
-// go, and adds these to `sums`. Returns what `sums` were.
-JAXINFER_INLINE PieceSums place(Planner& planner, const TileChunk& chunk, int group,
-                                int64_t group_cost, PieceSums& sums) {
-  const MakePlanParams& p = planner.p;
-  PlannedTile tile = chunk.tile;
-  const int64_t cost = chunk.cost_begin + group * group_cost;
-  int pieces = 0;
-  if (chunk.is_valid) {
-    const int64_t unit_cost = p.tiles[tile.tile_class].unit_cost;
-    tile.first_range = planner.owner(cost);
-    pieces = p.facts.batch_invariant
-                 ? tile.num_units
-                 : planner.owner(cost + (tile.num_units - 1) * unit_cost) - tile.first_range + 1;
+// x of all lanes up to this one, joined.
+template <typename T, typename Join>
+JAXINFER_INLINE T join_to_lane(T x, Join join) {
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const T other = __shfl_up_sync(kAllLanes, x, d);
+    if (lane_index() >= d) x = join(other, x);
   }
-  const bool is_split = pieces > 1;
-  const unsigned split = __ballot_sync(kAllLanes, is_split);
-  const int splits_before = __popc(split & ((1u << lane_index()) - 1));
-  const int parts = is_split ? pieces : 0;
-  PieceSums warp{};
-  warp.pieces = sum_to_lane(pieces);
-  // Tiles that are not split have one piece each, so that parts follow from pieces.
-  const unsigned valid = __ballot_sync(kAllLanes, chunk.is_valid);
-  const int whole = __popc(valid & ~split & (0xffffffffu >> (31 - lane_index())));
-  warp.splits = __popc(split);
-  warp.parts = warp.pieces - whole;
-  const PieceSums* warps = exchange_records(&planner.turn, warp, lane_index() == 31);
-  const PieceSums before = sums;
-  int piece = before.pieces + warp.pieces - pieces;
-  tile.splits = before.splits + splits_before;
-  tile.parts = before.parts + warp.parts - parts;
-#pragma unroll 4
-  for (int w = 0; w < static_cast<int>(blockDim.x / 32); ++w) {
-    const PieceSums other = warps[w];
-    if (w < static_cast<int>(threadIdx.x / 32)) {
-      piece += other.pieces;
-      tile.splits += other.splits;
-      tile.parts += other.parts;
-    }
-    sums.pieces += other.pieces;
-    sums.splits += other.splits;
-    sums.parts += other.parts;
+  return x;
+}
+
+// Last of 0 .. count - 1 that `is_at_most` holds for, an ascending number; for 0 it does. Four at
+// a time: a step takes as long as a load from shared memory, however many there are.
+template <typename IsAtMost>
+JAXINFER_INLINE int last_of(int count, IsAtMost is_at_most) {
+  int last = 0;
+  int stride = count > 1 ? 1 << ((31 - __clz(count - 1)) & ~1) : 0;
+#pragma unroll 1
+  for (; stride > 0; stride >>= 2) {
+    const int a = lower(last + stride, count - 1), b = lower(last + 2 * stride, count - 1);
+    const int c = lower(last + 3 * stride, count - 1);
+    const bool at_a = is_at_most(a), at_b = is_at_most(b), at_c = is_at_most(c);
+    last = at_a ? a : last;
+    last = at_b ? b : last;
+    last = at_c ? c : last;
   }
-  int* first_pieces = planner.shared<int>(planner.at.pieces);
-  if (chunk.is_valid) {
-    planner.shared<int64_t>(planner.at.costs)[chunk.index] = cost;
-    first_pieces[chunk.index] = piece;
-    planner.shared<PlannedTile>(planner.at.tiles)[chunk.index] = tile;
+  return last;
+}
+
+// ---- what all threads know -------------------------------------------------------------------
+
+// What is counted of tiles where every unit is a piece: pieces, and above them split tiles.
+using Counts = uint64_t;
+JAXINFER_INLINE Counts count_of(int num_units) {
+  return (uint64_t{num_units > 1} << 32) + num_units;
+}
+JAXINFER_INLINE int pieces_of(Counts counts) { return static_cast<int>(counts); }
+JAXINFER_INLINE int splits_of(Counts counts) { return static_cast<int>(counts >> 32); }
+
+// Costs are an int in a plain batch only.
+template <typename Cost>
+struct Planner {
+  static constexpr bool kPlain = sizeof(Cost) == 4;
+
+  const MakePlanParams& p;
+  int num_rows = 0;  // of sequences, in a plain batch; the others are padding
+  // All tiles.
+  int num_tiles = 0;
+  Cost cost = 0;
+  Counts counts = 0;
+  // The cut.
+  int outer = 1, inner = 1, num_ranges = 1;
+  Cost range_cost = 1;  // range_cost * num_ranges + remainder = cost * outer
+  int remainder = 0;
+  Divisor by_num_ranges{};
+
+  __device__ __forceinline__ bool is_invariant() const { return !kPlain && p.batch_invariant; }
+  // Threads that may have tiles.
+  __device__ __forceinline__ int num_threads() const {
+    return lower(static_cast<int>(blockDim.x), num_tiles);
   }
-  if (threadIdx.x == 0) first_pieces[chunk.count] = sums.pieces;
+  __device__ __forceinline__ Cost begin(int range) const {
+    // Below 2^24: remainder < num_ranges <= 2^12.
+    return range_cost * range + divide(remainder * range, by_num_ranges);
+  }
+};
+
+// What the warps tell each other at a barrier. One barrier is enough, since two exchanges one
+// after the other have different slots.
+template <int kSlot, typename Record>
+JAXINFER_INLINE const Record* exchange(const Record& mine) {
+  static_assert(sizeof(Record) <= kPlanRecordBytes, "");
+  Record* records = shared_at<Record>(kSlot * kPlanRecordBytes * kMostPlanThreads / 32);
+  if (lane_index() == 31) records[warp_index()] = mine;
   __syncthreads();
+  return records;
+}
+
+// x of all threads before this one, joined, and of all. 0 joins as nothing.
+template <int kSlot, typename T, typename Join>
+JAXINFER_INLINE T join_before(T x, Join join, T* all) {
+  T before = join_to_lane(x, join), sum = 0;
+  const T* warps = exchange<kSlot>(before);
+  before = __shfl_up_sync(kAllLanes, before, 1);
+  if (lane_index() == 0) before = 0;
+#pragma unroll 1
+  for (int w = 0; w < static_cast<int>(blockDim.x / 32); ++w) {
+    if (w == warp_index()) before = join(sum, before);
+    sum = join(sum, warps[w]);
+  }
+  *all = sum;
   return before;
 }
 
-// ---- 5. ranges ---------------------------------------------------------------------------------
+// ---- 1. tiles ----------------------------------------------------------------------------------
 
-// For the ranges that begin in [begin, end) of the cost axis, the chunk: pieces before the
-// range, how far behind the cut its first unit starts, and, where heads are inner, split tiles
-// and parts of the tiles that end before it.
-JAXINFER_INLINE void fill_ranges(Planner& planner, int num_tiles, int64_t begin, int64_t end) {
-  const MakePlanParams& p = planner.p;
-  const int64_t* costs = planner.shared<int64_t>(planner.at.costs);
-  const int* first_pieces = planner.shared<int>(planner.at.pieces);
-  for (int range = threadIdx.x; range < planner.num_ranges; range += blockDim.x) {
-    const int64_t cut = planner.begin(range);
-    if (cut < begin || cut >= end) continue;
-    const int t = last_at_most(costs, num_tiles, 1, cut);
-    const PlannedTile& tile = planner.shared<PlannedTile>(planner.at.tiles)[t];
-    const int unit_cost = p.tiles[tile.tile_class].unit_cost;
-    const int units = units_before(cut, costs[t], unit_cost);
-    const bool is_over = units == tile.num_units;  // the next tile is the range's first
-    const int pieces = first_pieces[t + 1] - first_pieces[t];
-    const int skipped = is_over                   ? pieces
-                        : p.facts.batch_invariant ? units
-                                                  : range - tile.first_range;
-    planner.shared<int>(planner.at.range_pieces)[range] = first_pieces[t] + skipped;
-    planner.shared<int>(planner.at.range_skips)[range] =
-        static_cast<int>(costs[t] + int64_t{units} * unit_cost - cut);
-    if (planner.inner == 1) continue;
-    const bool is_merged = is_over && pieces > 1;
-    planner.shared<int>(planner.at.range_splits)[range] = tile.splits + is_merged;
-    planner.shared<int>(planner.at.range_parts)[range] = tile.parts + (is_merged ? pieces : 0);
-  }
+// The rows of a sequence, and its tiles. Sequence num_seqs stands for the padding rows.
+struct Seq {
+  int index, begin, q_len, kv_len, tile_class;
+  int first_tile, num_tiles;
+};
+
+static_assert(sizeof(Seq) <= kPlanSeqBytes, "");
+
+JAXINFER_INLINE int num_tiles_of(const MakePlanParams& p, int q_len, int tile_class) {
+  return q_len > 0 ? divide(q_len - 1, p.tiles[tile_class].by_tokens) + 1 : 0;
 }
 
-// The end of the last range.
-JAXINFER_INLINE void end_ranges(Planner& planner, const PieceSums& sums) {
-  if (threadIdx.x == 0) {
-    planner.shared<int>(planner.at.range_pieces)[planner.num_ranges] = sums.pieces;
-    planner.shared<int>(planner.at.range_skips)[planner.num_ranges] = 0;
-    if (planner.inner > 1) {
-      planner.shared<int>(planner.at.range_splits)[planner.num_ranges] = sums.splits;
-      planner.shared<int>(planner.at.range_parts)[planner.num_ranges] = sums.parts;
+// Offsets count as at least those before them.
+JAXINFER_INLINE int end_of(const MakePlanParams& p, int seq, int begin) {
+  const int end = p.cu_q_lens != nullptr ? p.cu_q_lens[seq + 1] : seq + 1;
+  return upper(lower(end, p.num_tokens), begin);
+}
+
+JAXINFER_INLINE Seq next_seq(const MakePlanParams& p, const Seq& s) {
+  const int index = s.index + 1, begin = s.begin + s.q_len;
+  const bool is_padding = index >= p.num_seqs;
+  const int q_len = (is_padding ? p.num_tokens : end_of(p, index, begin)) - begin;
+  // The smallest class that holds the rows, else the largest.
+  int c = is_padding ? p.last_class : 0;
+  while (c < p.last_class && q_len > p.tiles[c].tokens) ++c;
+  const int first_tile = s.first_tile + s.num_tiles, num_tiles = num_tiles_of(p, q_len, c);
+  return {index, begin, q_len, is_padding ? 0 : p.kv_lens[index], c, first_tile, num_tiles};
+}
+
+// What is before every thread's sequences, as a sequence without tiles.
+JAXINFER_INLINE void count_tiles(Planner<int64_t>& planner) {
+  const MakePlanParams& p = planner.p;
+  const int first = threadIdx.x * p.seqs_per_thread, last = first + p.seqs_per_thread;
+  int row = 0, rows;
+#pragma unroll 1
+  for (int i = first; i < last && i < p.num_seqs; ++i) row = end_of(p, i, row);
+  row = join_before<0>(row, [](int a, int b) { return upper(a, b); }, &rows);
+  Seq before{first - 1, row, 0, 0, 0, 0, 0}, s = before;
+#pragma unroll 1
+  for (int i = first; i < last && i <= p.num_seqs; ++i) s = next_seq(p, s);
+  const int tiles = s.first_tile + s.num_tiles;
+  before.first_tile = join_before<1>(tiles, [](int a, int b) { return a + b; }, &planner.num_tiles);
+  shared_at<Seq>(p.at.seqs)[threadIdx.x] = before;
+  __syncthreads();
+}
+
+// A sequence that is not behind that of the tile.
+JAXINFER_INLINE Seq find_seq(const Planner<int64_t>& planner, int tile) {
+  const Seq* seqs = shared_at<Seq>(planner.p.at.seqs);
+  return seqs[last_of(blockDim.x, [&](int i) { return seqs[i].first_tile <= tile; })];
+}
+JAXINFER_INLINE Seq find_seq(const Planner<int>&, int) { return {}; }
+
+// What is read of a sequence of a plain batch. Without branches, also behind the last.
+struct Lengths {
+  int end, kv_len;
+};
+JAXINFER_INLINE Lengths lengths_of(const MakePlanParams& p, int seq) {
+  const int index = lower(seq, p.num_seqs - 1);
+  return {p.cu_q_lens != nullptr ? p.cu_q_lens[index + 1] : 0, p.kv_lens[index]};
+}
+
+// From there to the sequence of the tile; its lengths are given in a plain batch.
+JAXINFER_INLINE void seek(const Planner<int64_t>& planner, Seq& s, int tile, Lengths) {
+#pragma unroll 1
+  while (tile >= s.first_tile + s.num_tiles) s = next_seq(planner.p, s);
+}
+JAXINFER_INLINE void seek(const Planner<int>& planner, Seq& s, int tile, Lengths lengths) {
+  const MakePlanParams& p = planner.p;
+  const int num_rows = planner.num_rows;
+  s = tile < num_rows
+          ? Seq{tile, tile, 1, lengths.kv_len, 0, tile, 1}
+          : Seq{p.num_seqs, num_rows, p.num_tokens - num_rows, 0, p.last_class, num_rows, 0};
+}
+
+struct Tile {
+  int row_begin, num_rows;
+  int first_unit, num_units, num_keys, full_end;
+};
+
+// Tile `index` is one of the sequence's: its last rows come first. Padding rows ascend.
+JAXINFER_INLINE Tile make_tile(const MakePlanParams& p, const Seq& s, int index) {
+  const auto& shape = p.tiles[s.tile_class];
+  const int place = index - s.first_tile;
+  const int row = (s.index >= p.num_seqs ? place : s.num_tiles - 1 - place) * shape.tokens;
+  Tile tile;
+  tile.row_begin = s.begin + row;
+  tile.num_rows = lower(shape.tokens, s.q_len - row);
+  // A row has the position of a key, and `behind` it are so many more. Keys [lo, hi) are seen by
+  // some row of the tile, those before full_end by all. Padding rows are without keys.
+  const int length = clamp_to(s.kv_len, 0, p.max_kv_len);
+  const int behind_first = s.q_len - row, behind_last = behind_first - tile.num_rows;
+  const int lo = upper(upper(length - behind_first, 0) - p.window_left, 0);
+  const int hi = upper(length - upper(behind_last - p.window_right, 0), 0);
+  const int full_end = upper(length - upper(behind_first - 1 - p.window_right, 0), 0);
+  tile.first_unit = divide(lo, shape.by_unit_keys);
+  tile.num_units = divide(upper(hi - 1, 0), shape.by_unit_keys) - tile.first_unit + 1;
+  tile.num_keys = hi - lo;
+  tile.full_end = p.window_left == kUnbounded ? full_end : 0;
+  return tile;
+}
+
+// ---- 2. measure --------------------------------------------------------------------------------
+
+// Of tiles before some point. `longest` is the greatest class, with the most rows of its tiles.
+template <typename Cost>
+struct alignas(16) TileSums {
+  Cost cost, keys;
+  int max_unit_cost, longest;
+  Counts counts;
+};
+constexpr int kRowsBits = 17, kNotPlain = 1 << 30;
+
+// Costs before every thread's tiles. `lengths` are those of its first one, if the batch is plain.
+template <typename Cost>
+JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
+  const MakePlanParams& p = planner.p;
+  constexpr bool kPlain = Planner<Cost>::kPlain;
+  TileSums<Cost> own{};
+  int tile_index = threadIdx.x * p.tiles_per_thread;
+  const int last = tile_index + p.tiles_per_thread - 1;
+  Seq seq = find_seq(planner, tile_index);
+#pragma unroll 1
+  while (true) {
+    if (tile_index < planner.num_tiles) {
+      seek(planner, seq, tile_index, lengths);
+      const Tile tile = make_tile(p, seq, tile_index);
+      const int unit_cost = p.tiles[seq.tile_class].unit_cost;
+      own.cost += static_cast<Cost>(tile.num_units) * unit_cost;
+      own.keys += tile.num_keys;
+      own.max_unit_cost = upper(own.max_unit_cost, unit_cost);
+      if (seq.index < p.num_seqs)
+        own.longest = upper(own.longest, (seq.tile_class << kRowsBits) + tile.num_rows);
+      own.counts += count_of(tile.num_units);
     }
+    if (kPlain && p.cu_q_lens != nullptr && tile_index < p.num_seqs &&
+        lengths.end != lower(tile_index + 1, planner.num_rows)) {
+      own.longest = kNotPlain;
+    }
+    if (tile_index++ == last) break;
+    if (kPlain) lengths = lengths_of(p, tile_index);
+  }
+  const auto add = [](auto a, auto b) { return a + b; };
+  TileSums<Cost> warp{};
+  warp.cost = join_to_lane(own.cost, add);
+  warp.keys = join_to_lane(own.keys, add);
+  warp.max_unit_cost = __reduce_max_sync(kAllLanes, own.max_unit_cost);
+  warp.longest = __reduce_max_sync(kAllLanes, own.longest);
+  if (planner.is_invariant()) warp.counts = join_to_lane(own.counts, add);
+  const TileSums<Cost>* warps = exchange<0>(warp);
+  Cost before = warp.cost - own.cost;
+  Counts counts_before = warp.counts - own.counts;
+  TileSums<Cost> sums{};
+  int w = 0;
+#pragma unroll 1
+  do {
+#pragma unroll
+    for (int i = 0; i < 4; ++i, ++w) {
+      const TileSums<Cost> other = warps[w];
+      if (w < warp_index()) before += other.cost, counts_before += other.counts;
+      sums.cost += other.cost;
+      sums.keys += other.keys;
+      sums.max_unit_cost = upper(sums.max_unit_cost, other.max_unit_cost);
+      sums.longest = upper(sums.longest, other.longest);
+      sums.counts += other.counts;
+    }
+  } while (w < static_cast<int>(blockDim.x / 32));
+  Cost* costs = shared_at<Cost>(p.at.costs);
+  costs[threadIdx.x] = before;
+  if (threadIdx.x == blockDim.x - 1) costs[blockDim.x] = sums.cost;
+  if (planner.is_invariant()) shared_at<Counts>(p.at.counts)[threadIdx.x] = counts_before;
+  planner.cost = sums.cost;
+  planner.counts = sums.counts;
+  __syncthreads();
+  return sums;
+}
+
+// ---- 3. cut ------------------------------------------------------------------------------------
+
+template <typename Cost>
+JAXINFER_INLINE void choose_cut(Planner<Cost>& planner, const TileSums<Cost>& sums) {
+  const MakePlanParams& p = planner.p;
+  constexpr bool kPlain = Planner<Cost>::kPlain;
+  const bool has_prefill = !kPlain && sums.longest >> kRowsBits > 0;
+  const int rows = kPlain || has_prefill ? 1 : upper(sums.longest, 1);
+  planner.outer = has_prefill ? p.head_groups : 1;
+  planner.inner = has_prefill ? 1 : p.head_groups;
+  const auto total = sums.cost * planner.outer;
+  // Mostly there is enough work for all CTAs, which no division is needed to see.
+  int ranges = p.most_ranges[has_prefill];
+  Divisor by = p.by_most_ranges[has_prefill];
+  const int64_t cost_of_range = upper(sums.max_unit_cost, p.min_cost);
+  const bool is_little = total < cost_of_range * ranges;
+  const bool has_few_keys =
+      !has_prefill & (sums.keys < p.enough_keys * rows) & (planner.num_tiles < ranges);
+  if (is_little | has_few_keys) {
+    int64_t fewer = lower<int64_t>(ranges, quotient(total, cost_of_range));
+    if (!has_prefill) {
+      const int64_t worth = quotient(sums.keys, p.min_keys * rows);
+      fewer = lower(fewer, upper<int64_t>(worth, planner.num_tiles));
+    }
+    ranges = upper(static_cast<int>(fewer), 1);
+    by = divisor_of_ranges(ranges);
+  }
+  planner.num_ranges = ranges;
+  planner.by_num_ranges = by;
+  planner.range_cost = divide(total, by, ranges);
+  planner.remainder = static_cast<int>(total - planner.range_cost * ranges);
+}
+
+// ---- 4. ranges ---------------------------------------------------------------------------------
+
+// A range of the cost axis. In shared memory it is four words, which change their meaning:
+//   find_ranges()   first tile, all outer heads counted on | start behind the cut | unit | 0
+//   count_pieces()  pieces | cuts, splits | unit | first, last
+//   batch-invariant, at once  pieces | start behind the cut | splits | parts
+struct Range {
+  int pieces, splits, parts;  // before it; splits and parts of the tiles that end before it
+  int unit, cuts;             // of its first tile; cuts inside of tiles, up to its begin
+  int first, last;            // first range of the tile it begins in; [first] knows the last
+};
+
+JAXINFER_INLINE Bytes16 words(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  return {x, y, z, w};
+}
+
+template <typename Cost>
+JAXINFER_INLINE Range range_at(const Planner<Cost>& planner, int index) {
+  const Bytes16 r = shared_at<Bytes16>(planner.p.at.ranges)[index];
+  Range range{};
+  range.pieces = r.x;
+  if (planner.is_invariant()) {
+    range.splits = r.z, range.parts = r.w;
+  } else {
+    range.cuts = r.y & 0xffff, range.splits = r.y >> 16, range.unit = r.z;
+    range.first = r.w & 0xffff, range.last = r.w >> 16;
+    range.parts = range.cuts + range.splits - (index - range.first);
+  }
+  return range;
+}
+
+template <typename Cost>
+JAXINFER_INLINE void find_ranges(const Planner<Cost>& planner) {
+  const MakePlanParams& p = planner.p;
+  constexpr bool kPlain = Planner<Cost>::kPlain;
+  const Cost* costs = shared_at<Cost>(p.at.costs);
+  const Counts* counts = shared_at<Counts>(p.at.counts);
+  // The end of the last range is found like the others.
+#pragma unroll 1
+  for (int r = threadIdx.x; r <= planner.num_ranges; r += blockDim.x) {
+    Cost cost = planner.begin(r);
+    int group = 0;
+    if (!kPlain && planner.outer > 1) {
+      group = static_cast<int>(quotient(cost, planner.cost));
+      cost -= group * planner.cost;
+    }
+    const int thread = last_of(planner.num_threads(), [&](int i) { return costs[i] <= cost; });
+    int tile = thread * p.tiles_per_thread;
+    int tile_class = tile < planner.num_rows ? 0 : p.last_class;
+    Cost begin = costs[thread], end = costs[thread + 1];
+    Counts before = planner.is_invariant() ? counts[thread] : 0;
+    if (!kPlain || p.tiles_per_thread > 1) {
+      Seq seq = find_seq(planner, tile);
+      for (; tile < planner.num_tiles; ++tile) {
+        seek(planner, seq, tile, kPlain ? lengths_of(p, tile) : Lengths{});
+        const int num_units = make_tile(p, seq, tile).num_units;
+        tile_class = seq.tile_class;
+        end = begin + static_cast<Cost>(num_units) * p.tiles[tile_class].unit_cost;
+        if (cost < end) break;
+        begin = end;
+        before += count_of(num_units);
+      }
+    }
+    const auto& shape = p.tiles[tile_class];
+    int unit = divide(cost - begin + shape.unit_cost - 1, shape.by_unit_cost, shape.unit_cost);
+    begin += static_cast<Cost>(unit) * shape.unit_cost;
+    const int skipped = static_cast<int>(begin - cost);
+    if (begin == end) {  // it begins with the next tile
+      before += count_of(unit);
+      tile = lower(tile + 1, planner.num_tiles);
+      unit = 0;
+    }
+    tile += group * planner.num_tiles;
+    Bytes16 range = words(tile, skipped, unit, 0);
+    if (planner.is_invariant()) {
+      before += group * planner.counts;
+      // Tiles that are not split have one piece each.
+      const int pieces = pieces_of(before), splits = splits_of(before);
+      range = words(pieces + unit, skipped, splits, pieces - (tile - splits));
+    }
+    shared_at<Bytes16>(p.at.ranges)[r] = range;
   }
   __syncthreads();
 }
 
-// ---- 6. write ----------------------------------------------------------------------------------
+// What comes before every range, from the cuts that are inside of tiles: by one warp, 32 ranges at
+// a time. Also the load of the most loaded one, for the header.
+template <typename Cost>
+JAXINFER_INLINE void count_pieces(const Planner<Cost>& planner) {
+  Bytes16* ranges = shared_at<Bytes16>(planner.p.at.ranges);
+  const int num_ranges = planner.num_ranges, lane = lane_index();
+  Cost max_load = 0;
+  int cuts = 0, splits = 0, first = 0, base = 0;  // up to the 32 before
+#pragma unroll 1
+  do {
+    const int r = base + lane;
+    // There is room behind the last.
+    const Bytes16 before = ranges[upper(r - 1, 0)], range = ranges[r], next = ranges[r + 1];
+    if (r < num_ranges) {
+      const int skipped = static_cast<int>(next.y - range.y);
+      max_load = upper(max_load, planner.begin(r + 1) - planner.begin(r) + skipped);
+    }
+    if (planner.is_invariant()) continue;
+    const int tile = range.x, unit = range.z;
+    // The one before the first of 32 has been counted.
+    const int tile_before = before.x - (lane == 0 ? before.y & 0xffff : 0);
+    const bool is_cut = r < num_ranges && unit > 0;
+    const bool is_first = is_cut && (tile_before != tile || before.z == 0);
+    const bool is_last = is_cut && next.x != range.x;
+    const unsigned all_cuts = __ballot_sync(kAllLanes, is_cut);
+    const unsigned all_first = __ballot_sync(kAllLanes, is_first);
+    const unsigned first_to_here = all_first & lanes_to_here();
+    const int own_cuts = cuts + __popc(all_cuts & lanes_to_here());
+    const int own_splits = splits + __popc(first_to_here) - is_cut;
+    // A tile's first range is that before its first cut.
+    int own_first = first_to_here != 0 ? base + 30 - __clz(first_to_here) : first;
+    own_first = is_cut ? own_first : r;
+    __syncwarp();  // all have read
+    ranges[r] = words(tile + own_cuts, own_cuts | own_splits << 16, unit, own_first);
+    __syncwarp();
+    if (is_last) reinterpret_cast<uint16_t*>(&ranges[own_first].w)[1] = static_cast<uint16_t>(r);
+    cuts += __popc(all_cuts);
+    splits += __popc(all_first);
+    first = all_first != 0 ? base + 30 - __clz(all_first) : first;
+  } while ((base += 32) <= num_ranges);
+  const int load = static_cast<int>(lower<int64_t>(max_load, kUnbounded));
+  *shared_at<int>(0) = __reduce_max_sync(kAllLanes, load);
+}
 
-JAXINFER_INLINE int64_t grid_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
-JAXINFER_INLINE int64_t grid_threads() { return int64_t{gridDim.x} * blockDim.x; }
+// ---- 5. write ----------------------------------------------------------------------------------
 
 template <typename T>
-JAXINFER_INLINE void store_whole(T* to, const T& value) {
-  static_assert(sizeof(T) % 16 == 0, "");
+JAXINFER_INLINE void store_whole(int32_t* to, const T& value) {
   Bytes16 bytes[sizeof(T) / 16];
   memcpy(bytes, &value, sizeof(T));
 #pragma unroll
@@ -445,180 +511,174 @@ JAXINFER_INLINE void store_whole(T* to, const T& value) {
 
 // Where something of inner head group i goes that is `rank`-th of its kind in the order of
 // the tiles: kinds are written range by range, head group by head group.
-JAXINFER_INLINE int by_range(const int* before, int range, int inner, int i, int rank) {
-  return inner * before[range] + i * (before[range + 1] - before[range]) + rank - before[range];
+JAXINFER_INLINE int by_range(int before, int before_next, int inner, int i, int rank) {
+  return inner * before + i * (before_next - before) + rank - before;
 }
 
-// Pieces [begin, end) of the chunk in shared memory. `group` is the outer head group.
-JAXINFER_INLINE void write_pieces(const Planner& planner, int num_tiles, int group, int begin,
-                                  int end) {
+// The item of a piece of range r, for inner head group i.
+template <typename Cost>
+JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range& range,
+                                const Range& next, int piece, int i) {
   const MakePlanParams& p = planner.p;
+  constexpr bool kPlain = Planner<Cost>::kPlain;
   const int inner = planner.inner;
-  const bool is_invariant = p.facts.batch_invariant;
-  const int* first_pieces = planner.shared<int>(planner.at.pieces);
-  const int* range_pieces = planner.shared<int>(planner.at.range_pieces);
-  const int64_t num_items = int64_t{end - begin} * inner;
-  for (int64_t n = grid_thread(); n < num_items; n += grid_threads()) {
-    const int local = static_cast<uint32_t>(n) / static_cast<uint32_t>(inner);
-    const int i = static_cast<int>(n) - local * inner, piece = begin + local;
-    const int t = last_at_most(first_pieces, num_tiles, 1, piece);
-    const PlannedTile& tile = planner.shared<PlannedTile>(planner.at.tiles)[t];
-    const int64_t cost = planner.shared<int64_t>(planner.at.costs)[t];
-    const auto& shape = p.tiles[tile.tile_class];
-    const int place = piece - first_pieces[t], num_pieces = first_pieces[t + 1] - first_pieces[t];
-    const bool is_first = place == 0, is_last = place == num_pieces - 1;
-    int range = tile.first_range + place, last_range = tile.first_range + num_pieces - 1;
-    int unit_begin = place, unit_end = place + 1;
+  const bool is_invariant = planner.is_invariant();
+  // The tile, and which of its units.
+  int group = 0, tile_index = piece - range.cuts, rest = piece;
+  Counts before = 0;
+  if (is_invariant) {
+    const int pieces = pieces_of(planner.counts);
+    if (planner.outer > 1) group = static_cast<int>(quotient(piece, pieces));
+    rest -= group * pieces;
+    const Counts* counts = shared_at<Counts>(p.at.counts);
+    const int thread =
+        last_of(planner.num_threads(), [&](int i) { return pieces_of(counts[i]) <= rest; });
+    tile_index = thread * p.tiles_per_thread;
+    before = counts[thread];
+  } else if (!kPlain && planner.outer > 1) {
+    group = static_cast<int>(quotient(tile_index, planner.num_tiles));
+    tile_index -= group * planner.num_tiles;
+  }
+  Seq seq = find_seq(planner, tile_index);
+  Tile tile;
+#pragma unroll 1
+  for (;; ++tile_index) {
+    seek(planner, seq, tile_index, kPlain ? lengths_of(p, tile_index) : Lengths{});
+    tile = make_tile(p, seq, tile_index);
+    if (!is_invariant || rest < pieces_of(before) + tile.num_units) break;
+    before += count_of(tile.num_units);
+  }
+  int unit_begin = piece == range.pieces ? range.unit : 0;
+  int unit_end = piece == next.pieces - 1 && next.unit > 0 ? next.unit : tile.num_units;
+  if (is_invariant) unit_begin = rest - pieces_of(before), unit_end = unit_begin + 1;
+  const bool is_first = unit_begin == 0, is_last = unit_end == tile.num_units;
+
+  const int index = by_range(range.pieces, next.pieces, inner, i, piece);
+  const int unit_keys = p.tiles[seq.tile_class].unit_keys;
+  const bool is_padding = seq.index >= p.num_seqs;
+  WorkItem item{};
+  item.tile_class = seq.tile_class;
+  item.row_begin = tile.row_begin;
+  item.num_rows = tile.num_rows;
+  item.row_mode = is_padding ? kPaddingRows : kRowsOfOneSeq;
+  item.seq = is_padding ? -1 : seq.index;
+  item.kv_head_begin = (group + i) * p.kv_heads_per_item;
+  item.num_kv_heads = p.kv_heads_per_item;
+  item.key_begin = is_first ? kOpen : (tile.first_unit + unit_begin) * unit_keys;
+  item.key_end = is_last ? kOpen : (tile.first_unit + unit_end) * unit_keys;
+  item.page_row = is_padding ? 0 : seq.index;
+  item.mask_mode = !is_last && item.key_end <= tile.full_end ? kMaskFull : kMaskOp;
+  item.partial = kWriteThrough;
+  if (!is_first || !is_last) {
+    // The piece among those of its tile, and the tile among those that are split.
+    const Range cut = is_first ? next : range;
+    int place = r - cut.first, last_range = range_at(planner, cut.first).last;
+    int num_pieces = last_range - cut.first + 1;
+    int merge = cut.splits, parts = cut.parts;
+    item.partial = 2 * (r * inner + i) + is_first;
     if (is_invariant) {
-      if (inner > 1) {
-        range = planner.owner(cost + int64_t{place} * shape.unit_cost);
-        last_range = planner.owner(cost + int64_t{num_pieces - 1} * shape.unit_cost);
-      }
-    } else {
-      unit_begin = is_first ? 0 : units_before(planner.begin(range), cost, shape.unit_cost);
-      unit_end = is_last ? 0 : units_before(planner.begin(range + 1), cost, shape.unit_cost);
-    }
-    const int index = inner == 1 ? piece : by_range(range_pieces, range, inner, i, piece);
-    WorkItem item{};
-    item.tile_class = tile.tile_class;
-    item.row_begin = tile.row_begin;
-    item.num_rows = tile.num_rows;
-    item.row_mode = tile.seq < 0 ? kPaddingRows : kRowsOfOneSeq;
-    item.seq = tile.seq;
-    item.kv_head_begin = (group + i) * p.facts.kv_heads_per_item;
-    item.num_kv_heads = p.facts.kv_heads_per_item;
-    item.key_begin = is_first ? kOpen : (tile.first_unit + unit_begin) * shape.unit_keys;
-    item.key_end = is_last ? kOpen : (tile.first_unit + unit_end) * shape.unit_keys;
-    item.page_row = upper(tile.seq, 0);
-    item.mask_mode = !is_last && item.key_end <= tile.full_end ? kMaskFull : kMaskOp;
-    item.partial = kWriteThrough;
-    if (num_pieces > 1) {
-      item.partial = is_invariant ? index : 2 * (range * inner + i) + is_first;
-      int merge = tile.splits, parts = tile.parts;
-      if (inner > 1) {
-        const int* range_splits = planner.shared<int>(planner.at.range_splits);
-        const int* range_parts = planner.shared<int>(planner.at.range_parts);
-        merge = by_range(range_splits, last_range, inner, i, tile.splits);
-        parts = by_range(range_parts, last_range, inner, i, tile.parts);
-      }
-      item.merge = merge;
-      p.buffer[p.layout.parts + parts + place] = item.partial;
-      if (is_last) {
-        const MergeItem merged{
-            item.row_begin,     item.num_rows, item.kv_head_begin, item.num_kv_heads, parts,
-            parts + num_pieces, {0, 0}};
-        store_whole(reinterpret_cast<MergeItem*>(p.buffer + p.layout.merges) + merge, merged);
-      }
-    }
-    store_whole(reinterpret_cast<WorkItem*>(p.buffer + p.layout.items) + index, item);
-  }
-}
-
-JAXINFER_INLINE void write_zeros(int32_t* buffer, int64_t begin, int64_t end) {
-  const int64_t aligned = lower(end, (begin + 3) / 4 * 4), vectors = (end - aligned) / 4;
-  const int64_t tail = aligned + vectors * 4, thread = grid_thread();
-  if (thread < aligned - begin) buffer[begin + thread] = 0;
-  if (thread < end - tail) buffer[tail + thread] = 0;
-  for (int64_t i = thread; i < vectors; i += grid_threads()) {
-    reinterpret_cast<Bytes16*>(buffer + aligned)[i] = Bytes16{0, 0, 0, 0};
-  }
-}
-
-// CTA ranges, header, and zeros wherever nothing is.
-JAXINFER_INLINE void write_frame(Planner& planner, const PieceSums& sums) {
-  const MakePlanParams& p = planner.p;
-  const PlanLayout& layout = p.layout;
-  const int inner = planner.inner, num_ctas = planner.num_ranges * inner;
-  const int* range_pieces = planner.shared<int>(planner.at.range_pieces);
-  const int* range_skips = planner.shared<int>(planner.at.range_skips);
-  const int num_items = sums.pieces * inner, num_merges = sums.splits * inner;
-  const int num_parts = sums.parts * inner;
-  for (int64_t cta = grid_thread(); cta <= p.facts.num_ctas; cta += grid_threads()) {
-    int begin = num_items;
-    if (cta < num_ctas) {
-      const int range = static_cast<int>(cta) / inner, i = static_cast<int>(cta) - range * inner;
-      begin = by_range(range_pieces, range, inner, i, range_pieces[range]);
-    }
-    p.buffer[layout.cta_indptr + cta] = begin;
-  }
-  write_zeros(p.buffer, layout.cta_indptr + p.facts.num_ctas + 1, layout.items);
-  write_zeros(p.buffer, layout.items + int64_t{num_items} * 16, layout.merges);
-  write_zeros(p.buffer, layout.merges + int64_t{num_merges} * 8, layout.parts);
-  write_zeros(p.buffer, layout.parts + num_parts, layout.size);
-  if (blockIdx.x > 0) return;
-  int max_load = 0;
-  for (int range = threadIdx.x; range < planner.num_ranges; range += blockDim.x) {
-    const int64_t load = planner.begin(range + 1) + range_skips[range + 1] - planner.begin(range) -
-                         range_skips[range];
-    max_load = upper(max_load, static_cast<int>(lower<int64_t>(load, kUnbounded)));
-  }
-  max_load = __reduce_max_sync(kAllLanes, max_load);
-  const RowSums* warps =
-      exchange_records(&planner.turn, RowSums{max_load, 0, {}}, lane_index() == 31);
-  for (int w = 0; w < static_cast<int>(blockDim.x / 32); ++w) {
-    max_load = upper(max_load, warps[w].end);
-  }
-  const int fields[] = {num_items, num_merges, num_parts, num_ctas, max_load};
-  if (threadIdx.x == 0) {
-    PlanHeader header{};
-    memcpy(&header, fields, sizeof(fields));
-    store_whole(reinterpret_cast<PlanHeader*>(p.buffer), header);
-  }
-}
-
-// Calls visit(chunk) for every chunk of tiles; `first` is used again if it is the only one.
-template <typename Visit>
-JAXINFER_INLINE void for_chunks(Planner& planner, const TileChunk& first, int num_chunks,
-                                Visit visit) {
-  if (num_chunks == 1) {
-    visit(first);
-    return;
-  }
-  Cursor cursor;
-  TileChunk chunk;
-  TileSums sums{};
-  while (next_tiles(planner, cursor, chunk.tile, chunk.is_valid)) {
-    measure(planner, chunk, sums);
-    visit(chunk);
-  }
-}
-
-JAXINFER_INLINE void plan_on_device(const MakePlanParams& p) {
-  const int threads = blockDim.x;
-  Planner planner{p, PlanShared(threads, p.facts.num_ctas, p.head_groups)};
-  Cursor cursor;
-  TileChunk chunk;
-  TileSums tiles{};
-  int num_chunks = 0;
-  while (next_tiles(planner, cursor, chunk.tile, chunk.is_valid)) {
-    measure(planner, chunk, tiles);
-    ++num_chunks;
-  }
-  choose_cut(planner, tiles);
-  // With one chunk, or where the order of the items is that of the pieces, all of a chunk is
-  // done at once. Otherwise every range has to be known before the first item is written.
-  const bool at_once = num_chunks == 1 || planner.inner == 1;
-  PieceSums sums{};
-  for (int pass = at_once ? 1 : 0; pass < 2; ++pass) {
-    sums = PieceSums{};
-    for (int group = 0; group < planner.outer; ++group) {
-      for_chunks(planner, chunk, num_chunks, [&](const TileChunk& now) {
-        const PieceSums before = place(planner, now, group, tiles.cost, sums);
-        const int64_t shift = group * tiles.cost;
-        if (at_once || pass == 0)
-          fill_ranges(planner, now.count, now.begin + shift, now.end + shift);
-        if (at_once && planner.inner > 1) end_ranges(planner, sums);
-        if (pass == 1) write_pieces(planner, now.count, group, before.pieces, sums.pieces);
+      place = unit_begin, num_pieces = tile.num_units;
+      const int last_piece = piece - place + num_pieces - 1;
+      const Bytes16* ranges = shared_at<Bytes16>(p.at.ranges);
+      last_range = last_of(planner.num_ranges, [&](int other) {
+        return static_cast<int>(ranges[other].x) <= last_piece;
       });
+      merge = splits_of(group * planner.counts + before);
+      parts = piece - place - (group * planner.num_tiles + tile_index - merge);
+      item.partial = index;
     }
-    if (pass == 0 || planner.inner == 1) end_ranges(planner, sums);
+    const Range last = range_at(planner, last_range), after = range_at(planner, last_range + 1);
+    merge = by_range(last.splits, after.splits, inner, i, merge);
+    parts = by_range(last.parts, after.parts, inner, i, parts);
+    item.merge = merge;
+    p.buffer[p.parts + parts + place] = item.partial;
+    if (is_last) {
+      const MergeItem merged{
+          item.row_begin,     item.num_rows, item.kv_head_begin, item.num_kv_heads, parts,
+          parts + num_pieces, {0, 0}};
+      store_whole(p.buffer + p.merges + merge * 8, merged);
+    }
   }
-  write_frame(planner, sums);
+  store_whole(p.buffer + p.items + index * 16, item);
+}
+
+// Every CTA writes the items of those CTAs of the plan that have its index, from its first thread
+// on, and its last warp a share of the rest.
+template <typename Cost>
+JAXINFER_INLINE void write_plan(const Planner<Cost>& planner) {
+  const MakePlanParams& p = planner.p;
+  constexpr bool kPlain = Planner<Cost>::kPlain;
+  const int inner = planner.inner, num_ctas = planner.num_ranges * inner;
+  const int last_thread = blockDim.x - 1;
+#pragma unroll 1
+  for (int cta = blockIdx.x; cta < num_ctas; cta += gridDim.x) {
+    const int r = kPlain || inner > 1 ? divide(cta, p.by_head_groups) : cta, i = cta - r * inner;
+    const Range range = range_at(planner, r), next = range_at(planner, r + 1);
+#pragma unroll 1
+    for (int piece = range.pieces + threadIdx.x; piece < next.pieces; piece += blockDim.x) {
+      write_item(planner, r, range, next, piece, i);
+    }
+    if (threadIdx.x == last_thread) {
+      const int begin = by_range(range.pieces, next.pieces, inner, i, range.pieces);
+      p.buffer[p.cta_indptr + cta] = begin;
+    }
+  }
+  if (warp_index() < last_thread / 32) return;
+  const Range end = range_at(planner, planner.num_ranges);
+  const int num_items = end.pieces * inner, num_merges = end.splits * inner;
+  const int num_parts = end.parts * inner;
+  const int lane = blockIdx.x * 32 + lane_index(), lanes = gridDim.x * 32;
+#pragma unroll 1
+  for (int cta = num_ctas + lane; cta < p.items - p.cta_indptr; cta += lanes) {
+    p.buffer[p.cta_indptr + cta] = cta <= p.num_ctas ? num_items : 0;
+  }
+  // Zeros where nothing is, 16 bytes at a time: behind the items, the merges and the parts.
+  const int items = p.items + num_items * 16, merges = p.merges + num_merges * 8;
+  const int parts = p.parts + num_parts;
+#pragma unroll 1
+  for (uint32_t at = items + lane * 4u; at < static_cast<uint32_t>(p.size); at += lanes * 4) {
+    const uint32_t used = at < p.merges + 0u ? items : at < p.parts + 0u ? merges : parts;
+    if (at >= used) store_whole(p.buffer + at, Bytes16{0, 0, 0, 0});
+#pragma unroll 1
+    for (uint32_t i = used; at < used && i < at + 4; ++i) p.buffer[i] = 0;
+  }
+  if (blockIdx.x == gridDim.x - 1 && threadIdx.x == last_thread) {
+    const int max_load = *shared_at<int>(0);
+    const PlanHeader header{num_items, num_merges, num_parts, num_ctas, max_load, {}};
+    store_whole(p.buffer, header);
+  }
+}
+
+// Returns false, with nothing written, if the batch was to be plain and is not.
+template <typename Cost>
+JAXINFER_INLINE bool plan_batch(const MakePlanParams& p, Lengths lengths) {
+  Planner<Cost> planner{p};
+  if constexpr (planner.kPlain) {
+    planner.num_rows = p.cu_q_lens == nullptr ? lower(p.num_seqs, p.num_tokens)
+                                              : clamp_to(p.cu_q_lens[p.num_seqs], 0, p.num_tokens);
+    const int padding = num_tiles_of(p, p.num_tokens - planner.num_rows, p.last_class);
+    planner.num_tiles = planner.num_rows + padding;
+  } else {
+    count_tiles(planner);
+  }
+  const auto sums = measure(planner, lengths);
+  if (planner.kPlain && sums.longest == kNotPlain) return false;
+  choose_cut(planner, sums);
+  find_ranges(planner);
+  if (warp_index() == 0) count_pieces(planner);
+  __syncthreads();
+  write_plan(planner);
+  return true;
 }
 
 }  // namespace jaxinfer
 
 extern "C" __global__ void __launch_bounds__(jaxinfer::kMostPlanThreads)
     make_plan(const __grid_constant__ jaxinfer::MakePlanParams p) {
-  jaxinfer::plan_on_device(p);
+  using namespace jaxinfer;
+  // Asked for before anything is waited for.
+  const Lengths first = lengths_of(p, threadIdx.x * p.tiles_per_thread);
+  const bool may_be_plain = p.cu_q_lens == nullptr || p.num_tokens / 2 < p.num_seqs;
+  if (p.is_small && may_be_plain && plan_batch<int>(p, first)) return;
+  plan_batch<int64_t>(p, first);
 }

@@ -68,7 +68,8 @@ struct PlanLayout {
 PlanLayout plan_layout(const PlanFacts& facts);
 
 // Writes the plan of these lengths into `buffer` (plan_layout(facts).size int32).
-//   cu_q_lens [num_seqs + 1], kv_lens [num_seqs]
+//   cu_q_lens [num_seqs + 1], or nullptr: one row a sequence
+//   kv_lens   [num_seqs]
 // Lengths that cannot be are clamped: offsets to 0 .. num_tokens and to their
 // predecessor, kv_lens to 0 .. max_kv_len.
 void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* kv_lens,

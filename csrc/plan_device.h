@@ -9,47 +9,55 @@
 
 namespace jaxinfer {
 
-// The planner keeps some numbers per range of the cost axis in shared memory.
+// The planner keeps 16 bytes per range of the cost axis in shared memory.
 constexpr int kMostPlannedCtas = 4096;
-// More would leave a thread too few registers.
+// More would leave a thread too few registers. There is always a multiple of 128.
 constexpr int kMostPlanThreads = 512;
+// Shared memory for what a thread keeps of a sequence, and for what a warp tells the others.
+constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 32;
 
-struct MakePlanParams {
-  const int32_t* cu_q_lens;  // [num_seqs + 1]
-  const int32_t* kv_lens;    // [num_seqs]
-  int32_t* buffer;           // [layout.size], 16-byte aligned
-  PlanFacts facts;
-  PlanLayout layout;
-  int q_heads_per_kv_head, head_groups;
-  struct {
-    int tokens, unit_keys, unit_cost;
-  } tiles[kMaxTileClasses];
+// Divides numbers from 0 to 2^31 - 1 by a multiplication.
+struct Divisor {
+  uint32_t multiplier;
+  int shift;
 };
 
-// Shared memory of the kernel: bytes from its start. Arrays of a chunk have an entry per
-// thread.
-struct PlanShared {
-  int sums;                       // [2][32] of the warps
-  int costs, tiles, pieces;       // of a chunk of tiles
-  int seqs;                       // of a chunk of sequences
-  int range_pieces, range_skips;  // of all ranges
-  int range_splits, range_parts;  // of all ranges, if these are of one head group
-  int bytes;
+inline Divisor make_divisor(int divisor) {
+  int shift = 0;
+  while (int64_t{1} << shift < divisor) ++shift;
+  const uint64_t power = uint64_t{1} << (31 + shift);
+  return {static_cast<uint32_t>((power + divisor - 1) / divisor), shift};
+}
 
-  PlanShared(int threads, int num_ctas, int head_groups) {
-    const int ranges = num_ctas + 1,
-              inner_ranges = head_groups > 1 ? num_ctas / head_groups + 1 : 0;
-    sums = 0;
-    costs = sums + 2 * 32 * 32;
-    tiles = costs + threads * 8;
-    seqs = tiles + threads * 48;
-    pieces = seqs + threads * 16;
-    range_pieces = pieces + (threads + 1) * 4;
-    range_skips = range_pieces + ranges * 4;
-    range_splits = range_skips + ranges * 4;
-    range_parts = range_splits + inner_ranges * 4;
-    bytes = range_parts + inner_ranges * 4;
-  }
+// Only what the kernel reads: constants are slow at first touch.
+struct MakePlanParams {
+  const int32_t* cu_q_lens;  // [num_seqs + 1], or nullptr: one row a sequence
+  const int32_t* kv_lens;    // [num_seqs]
+  int32_t* buffer;           // [size], 16-byte aligned
+  int num_tokens, num_seqs, max_kv_len;
+  int window_left, window_right;  // 0 to the right of a causal mask
+  int batch_invariant;            // 0 or 1
+  int last_class;                 // of the tile classes
+  struct {
+    int tokens, unit_keys, unit_cost;
+    Divisor by_tokens, by_unit_keys, by_unit_cost;
+  } tiles[kMaxTileClasses];
+  int is_small;  // 0 or 1: sums of costs and of keys are below 2^31, as plain batches need them
+  int tiles_per_thread, seqs_per_thread;
+  struct {
+    int costs, counts, seqs;  // what is before those of every thread
+    int ranges, end;
+  } at;  // in shared memory, bytes
+  // The cut, if heads are inside (0) or outside (1).
+  int most_ranges[2];
+  Divisor by_most_ranges[2];
+  int min_cost;
+  int64_t min_keys, enough_keys;  // of a range, and of most_ranges[0]; per row of the longest tile
+  int head_groups, kv_heads_per_item;
+  Divisor by_head_groups;
+  // The buffer's sections.
+  int num_ctas;
+  int cta_indptr, items, merges, parts, size;
 };
 
 // How the kernel is launched. Every CTA plans the same and writes its share of the buffer.
@@ -57,35 +65,91 @@ struct PlanLaunch {
   int ctas, threads, shared_bytes;
 };
 
-inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout& layout) {
+// At most so many tiles; sequences, where these are more.
+inline int64_t most_plan_tiles(const PlanFacts& facts) {
+  const int64_t tokens = facts.tile_tokens(facts.num_tile_classes - 1);
+  int64_t tiles = facts.num_seqs + facts.num_tokens / tokens + 1;
+  if (tiles > facts.num_tokens) tiles = facts.num_tokens;
+  return tiles > facts.num_seqs ? tiles : facts.num_seqs;
+}
+
+inline int plan_threads(const PlanFacts& facts) {
+  int threads = 128;
+  while (threads < kMostPlanThreads && threads < most_plan_tiles(facts)) threads *= 2;
+  return threads;
+}
+
+// Pointers are left to the caller.
+inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout& layout,
+                                       int threads) {
   MakePlanParams p{};
-  p.facts = facts;
-  p.layout = layout;
-  p.q_heads_per_kv_head = facts.q_heads_per_kv_head();
-  p.head_groups = facts.head_groups();
+  p.num_tokens = facts.num_tokens;
+  p.num_seqs = facts.num_seqs;
+  p.max_kv_len = facts.max_kv_len;
+  p.window_left = facts.window_left;
+  p.window_right = facts.is_causal ? 0 : facts.window_right;
+  p.batch_invariant = facts.batch_invariant;
+  p.last_class = facts.num_tile_classes - 1;
   for (int c = 0; c < facts.num_tile_classes; ++c) {
     const TileClass& tile = facts.tile_classes[c];
     const int keys_of_split = facts.split_keys / tile.keys > 1 ? facts.split_keys / tile.keys : 1;
-    p.tiles[c] = {facts.tile_tokens(c), facts.batch_invariant ? facts.split_keys : tile.keys,
-                  facts.batch_invariant ? tile.cost * keys_of_split : tile.cost};
+    auto& shape = p.tiles[c];
+    shape.tokens = facts.tile_tokens(c);
+    shape.unit_keys = facts.batch_invariant ? facts.split_keys : tile.keys;
+    shape.unit_cost = facts.batch_invariant ? tile.cost * keys_of_split : tile.cost;
+    shape.by_tokens = make_divisor(shape.tokens);
+    shape.by_unit_keys = make_divisor(shape.unit_keys);
+    shape.by_unit_cost = make_divisor(shape.unit_cost);
   }
+  p.head_groups = facts.head_groups();
+  p.kv_heads_per_item = facts.kv_heads_per_item;
+  p.by_head_groups = make_divisor(p.head_groups);
+  p.most_ranges[0] = facts.num_ctas / p.head_groups;
+  p.most_ranges[1] = facts.num_ctas;
+  for (int i = 0; i < 2; ++i) p.by_most_ranges[i] = make_divisor(p.most_ranges[i]);
+  p.min_cost = facts.min_cost;
+  p.min_keys = int64_t{facts.min_keys_per_row} * facts.q_heads_per_kv_head();
+  // More than one row a tile means few heads: its rows times this do not overflow.
+  constexpr int64_t kMostKeys = int64_t{1} << 62;
+  p.enough_keys =
+      p.min_keys < kMostKeys / p.most_ranges[0] ? p.min_keys * p.most_ranges[0] : kMostKeys;
+  p.num_ctas = facts.num_ctas;
+  p.cta_indptr = static_cast<int>(layout.cta_indptr);
+  p.items = static_cast<int>(layout.items);
+  p.merges = static_cast<int>(layout.merges);
+  p.parts = static_cast<int>(layout.parts);
+  p.size = static_cast<int>(layout.size);
+
+  const int64_t tiles = most_plan_tiles(facts);
+  int64_t most_cost = facts.max_kv_len;  // of a tile, or keys
+  for (int c = 0; c < facts.num_tile_classes; ++c) {
+    const int64_t units = facts.max_kv_len / p.tiles[c].unit_keys + int64_t{1};
+    if (most_cost < units * p.tiles[c].unit_cost) most_cost = units * p.tiles[c].unit_cost;
+  }
+  p.is_small = !facts.batch_invariant && most_cost < (int64_t{1} << 31) / tiles;
+  p.tiles_per_thread = static_cast<int>((tiles + threads - 1) / threads);
+  p.seqs_per_thread = static_cast<int>((int64_t{facts.num_seqs} + threads) / threads);
+  // Behind two records of every warp. With 4096 ranges, less than the 99 KB of any GPU.
+  p.at.costs = 2 * kPlanRecordBytes * kMostPlanThreads / 32;
+  p.at.counts = p.at.costs + (threads + 2) * 8;
+  p.at.seqs = p.at.counts + threads * 8;
+  p.at.ranges = p.at.seqs + threads * kPlanSeqBytes;
+  p.at.end = p.at.ranges + (facts.num_ctas / 32 * 32 + 33) * 16;  // whole warps use them
   return p;
 }
 
+inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout& layout) {
+  return make_plan_params(facts, layout, plan_threads(facts));
+}
+
 inline PlanLaunch plan_launch(const PlanFacts& facts, const PlanLayout& layout) {
-  // Enough threads for one pass over the sequences, and over the tiles if these are few.
-  const int64_t tokens = facts.tile_tokens(facts.num_tile_classes - 1);
-  const int64_t seqs = facts.num_seqs + int64_t{1};
-  int64_t tiles = seqs + facts.num_tokens / tokens;
-  tiles = tiles < facts.num_tokens ? tiles : facts.num_tokens;
-  const int most = kMostPlanThreads;
-  const int64_t entries = tiles <= most && tiles > seqs ? tiles : seqs;
+  const MakePlanParams p = make_plan_params(facts, layout);
   PlanLaunch launch{};
-  launch.threads = entries < 128 ? 128 : entries < most ? (entries + 63) / 64 * 64 : most;
-  // A CTA stores 8 KB in the time that it takes to plan.
-  const int64_t ctas = layout.size / 2048;
-  launch.ctas = ctas < 1 ? 1 : ctas < 64 ? ctas : 64;
-  launch.shared_bytes = PlanShared(launch.threads, facts.num_ctas, facts.head_groups()).bytes;
+  launch.threads = plan_threads(facts);
+  launch.shared_bytes = p.at.end;
+  // Everyone writes an int32 of cta_indptr, and the items of that CTA.
+  const int64_t ctas = layout.items - layout.cta_indptr;
+  launch.ctas = static_cast<int>(ctas < 288 ? ctas : 288);
   return launch;
 }
 

@@ -36,8 +36,9 @@ class PlanConfig:
         the CUDA kernels for the shapes of the plan.
       kv_heads_per_item: KV heads that one work item covers; None = all of them.
       min_cost: least cost worth a CTA of its own.
-      min_keys_per_row: fewest keys per packed decode row worth one. 40 keeps the
-        traffic of partial results under a tenth of that of K and V.
+      min_keys_per_row: fewest keys per packed decode row worth one, beyond as many as
+        there are tiles. 40 keeps the traffic of partial results under a tenth of that
+        of K and V.
       batch_invariant: split keys at multiples of `split_keys` only, so that the bits
         of a sequence's result do not depend on the rest of the batch. Needs workspace
         for tiles x max_kv_len / split_keys partial results.

@@ -270,9 +270,12 @@ def check_balance(plan, tiles):
     decode_rows = int(packed[real].max(initial=1))
     least_keys = config.min_keys_per_row * decode_rows if is_decode else 0
 
+    num_tiles = int(first.sum()) // groups
+
     def is_worth(ranges, keys):
         least_cost = ranges * max(max_cost, config.min_cost)
-        return cost >= least_cost and keys >= ranges * least_keys
+        has_keys = keys >= ranges * least_keys or ranges <= num_tiles
+        return cost >= least_cost and has_keys
 
     most = facts.num_ctas // inner
     assert 1 <= ranges <= most
@@ -280,7 +283,9 @@ def check_balance(plan, tiles):
     assert ranges == most or not is_worth(ranges + 1, seen), (
         "fewer CTAs than it is worth"
     )
-    if is_decode and not config.batch_invariant and config.min_keys_per_row >= 40:
+    has_keys = seen >= ranges * least_keys
+    is_bounded = config.min_keys_per_row >= 40 and not config.batch_invariant
+    if has_keys and is_decode and is_bounded:
         # Partial results in float32 are written and read; K and V, in bf16, read once.
         is_split = ~(first & tiles.last)
         partials = (packed * items[:, wi.NUM_KV_HEADS])[is_split].sum() * 4 * 2

@@ -242,5 +242,7 @@ inline unsigned __reduce_add_sync(unsigned, unsigned value) {
 }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(unsigned x) { return x == 0 ? 32 : __builtin_clz(x); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t{a} * b >> 32; }
 inline float __int_as_float(int bits) { return emulated::from_bits(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }

@@ -23,12 +23,12 @@ extern "C" int plan_emulated(const int32_t* facts, int64_t num_facts, const int3
   PlanFacts decoded;
   if (decode_plan_facts(facts, num_facts, &decoded) != nullptr) return false;
   const PlanLayout layout = plan_layout(decoded);
-  MakePlanParams p = make_plan_params(decoded, layout);
-  p.cu_q_lens = cu_q_lens, p.kv_lens = kv_lens, p.buffer = buffer;
   const PlanLaunch geometry = plan_launch(decoded, layout);
   Launch grid;
   grid.grid_x = ctas > 0 ? ctas : geometry.ctas;
   grid.threads = threads > 0 ? threads : geometry.threads;
-  grid.shared_bytes = PlanShared(grid.threads, decoded.num_ctas, decoded.head_groups()).bytes;
+  MakePlanParams p = make_plan_params(decoded, layout, grid.threads);
+  grid.shared_bytes = p.at.end;
+  p.cu_q_lens = cu_q_lens, p.kv_lens = kv_lens, p.buffer = buffer;
   return emulate("make_plan", grid, seed, &p);
 }

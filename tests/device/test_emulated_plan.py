@@ -49,6 +49,7 @@ MASKS = [(True, None, None)] * 3 + [
     (False, 2**31 - 2, 2**31 - 2),
 ]
 PAINT = 0x5A5A5A5A
+NONE = np.zeros(0, np.int32)  # offsets of one row a sequence
 
 
 def emulated_plan(facts, cu_q_lens, kv_lens, threads=0, ctas=0, seed=0):
@@ -58,7 +59,9 @@ def emulated_plan(facts, cu_q_lens, kv_lens, threads=0, ctas=0, seed=0):
     # 16-byte aligned, as XLA's buffers are at least.
     first = 16 + (-room.ctypes.data // 4) % 4
     arrays = [np.ascontiguousarray(x, np.int32) for x in (facts, cu_q_lens, kv_lens)]
-    facts, cu_q_lens, kv_lens = (x.ctypes.data_as(ctypes.c_void_p) for x in arrays)
+    facts, cu_q_lens, kv_lens = (
+        x.ctypes.data_as(ctypes.c_void_p) if x.size else None for x in arrays
+    )
     ended = emulation.build("plan").plan_emulated(
         facts,
         ctypes.c_int64(len(arrays[0])),
@@ -138,7 +141,7 @@ def draw(rng, num_seqs, size):
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("seed", range(4))
 def test_random_plans(config, seed):
-    """Any threads and CTAs: chunks of 32 tiles or sequences, and all at once."""
+    """Any threads and CTAs: one tile or sequence a thread, and several."""
     rng = np.random.default_rng([seed, list(CONFIGS).index(config)])
     for _ in range(60):
         num_seqs = int(rng.choice([1, 2, 3, 5, 8, 17, 40, 150]))
@@ -153,11 +156,49 @@ def test_random_plans(config, seed):
         most = size if rng.random() < 0.8 else int(rng.integers(size + 1))
         facts = make_facts(chosen, groups, mask, num_seqs, num_tokens, most)
         launch = {
-            "threads": int(rng.choice([32, 64, 0, 192])),
+            "threads": int(rng.choice([0, 128, 256, 512])),
             "ctas": int(rng.choice([1, 1, 2, 5])),
             "seed": int(rng.integers(2**40)),
         }
         check(facts, cu_q_lens, kv_lens, **launch)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("seed", range(2))
+def test_plain_batches(config, seed):
+    """A row for each of the first sequences, in offsets or for want of them."""
+    rng, checked = np.random.default_rng([seed, list(CONFIGS).index(config)]), 0
+    while checked < 30:
+        num_seqs = int(rng.choice([1, 2, 5, 40, 127, 128, 129, 300]))
+        num_rows = int(rng.choice([num_seqs, rng.integers(num_seqs + 1)]))
+        num_tokens = max(num_rows + int(rng.choice([0, 0, 1, 9, 200])), 1)
+        # From a few keys to sums that are just small enough, or just not.
+        limit = 2**31 // max(num_seqs, num_tokens)
+        most = int(rng.choice([0, 40, 1000, 10**5, limit - 1, limit, limit + 1]))
+        heads = int(rng.choice([1, 4])), int(rng.choice([1, 8]))
+        mask = MASKS[rng.integers(len(MASKS))]
+        chosen = CONFIGS[config]
+        if (chosen.kv_heads_per_item or 99) < heads[1] and chosen.num_ctas < heads[1]:
+            chosen = dataclasses.replace(chosen, kv_heads_per_item=None)
+        facts = make_facts(
+            chosen, heads, mask, num_seqs, num_tokens, min(most, 2**31 - 1)
+        )
+        if fuzz_ffi.layout_size(facts) > 10**6:
+            continue
+        kv_lens = rng.integers(0, most + 1, num_seqs)
+        kv_lens = np.where(
+            rng.random(num_seqs) < rng.choice([0, 0.2, 1]), most, kv_lens
+        )
+        kv_lens = np.minimum(kv_lens, 2**31 - 1).astype(np.int32)
+        offsets = np.minimum(np.arange(num_seqs + 1, dtype=np.int32), num_rows)
+        if rng.random() < 0.1:
+            offsets[rng.integers(num_seqs + 1)] += rng.choice([-1, 1])
+        launch = {"threads": int(rng.choice([0, 0, 128])), "seed": checked}
+        check(facts, offsets, kv_lens, ctas=int(rng.choice([0, 1, 3])), **launch)
+        absent = check(facts, NONE, kv_lens, ctas=1, **launch)
+        same = _native.make_plan(facts, np.arange(num_seqs + 1), kv_lens)
+        np.testing.assert_array_equal(absent, same)
+        checked += 1
 
 
 def test_any_facts():
@@ -176,18 +217,20 @@ def test_any_facts():
             cu_q_lens, kv_lens = (
                 fuzz_ffi.spoil_contents(rng, x) for x in (cu_q_lens, kv_lens)
             )
-        check(facts, cu_q_lens, kv_lens, threads=64, ctas=1, seed=checked)
+        check(facts, cu_q_lens, kv_lens, threads=128, ctas=1, seed=checked)
         checked += 1
     assert checked > 1000
 
 
 @pytest.mark.parametrize("config", ["gpu", "always_split", "invariant_100"])
-@pytest.mark.parametrize("kind", ["decode", "prefill", "mixed", "giant"])
+@pytest.mark.parametrize("kind", ["plain", "decode", "prefill", "mixed", "giant"])
 def test_large_batches(kind, config):
     """More sequences and tiles than threads, with the launch's own geometry."""
     rng = np.random.default_rng(7)
-    num_seqs = {"decode": 20_000, "prefill": 700, "mixed": 3000, "giant": 3}[kind]
+    sizes = {"plain": 1500, "decode": 20_000, "prefill": 700, "mixed": 3000, "giant": 3}
+    num_seqs = sizes[kind]
     q_lens = {
+        "plain": lambda: np.ones(num_seqs, np.int64),
         "decode": lambda: np.ones(num_seqs, np.int64),
         "prefill": lambda: rng.integers(0, 300, num_seqs),
         "mixed": lambda: np.where(rng.random(num_seqs) < 0.02, 500, 1),
@@ -220,7 +263,7 @@ def test_every_small_batch():
         facts = make_facts(
             config, (1, 2), (True, None, None), 2, int(cu_q_lens[-1]) + 1, 9
         )
-        check(facts, cu_q_lens, kv.astype(np.int32), threads=32, ctas=1)
+        check(facts, cu_q_lens, kv.astype(np.int32), threads=128, ctas=1)
 
 
 def test_the_handler():
@@ -234,8 +277,9 @@ def test_the_handler():
         result = jax.ShapeDtypeStruct((size,), jnp.int32)
         return emulation.call("plan", result, cu_q_lens, kv_lens, facts=facts)
 
-    want = _native.make_plan(facts, cu_q_lens, kv_lens)
-    np.testing.assert_array_equal(plan(cu_q_lens, kv_lens), want)
+    for offsets in (cu_q_lens, NONE):
+        want = _native.make_plan(facts, offsets, kv_lens)
+        np.testing.assert_array_equal(plan(offsets, kv_lens), want)
 
 
 def test_more_ctas_than_fit_shared_memory_are_refused():

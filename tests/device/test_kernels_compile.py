@@ -230,7 +230,7 @@ def test_a_large_batch_of_long_sequences_takes_two_ctas_a_multiprocessor(kernels
         assert dict(spec.constants)["kCtasPerSm"] == (2 if is_long else 1)
 
 
-# Bytes of shared memory that a CTA may have, and head dims whose kernels must do with that.
+# Bytes of shared memory that a CTA may have; kernels of these head dims do with that.
 SHARED_BYTES = {"sm_80": 166912, "sm_90a": 232448}
 HEAD_DIMS = [(64, 64), (96, 96), (128, 128), (192, 128), (192, 192), (256, 256)]
 

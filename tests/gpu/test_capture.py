@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import work_item
 
 import jaxinfer as ji
 from jaxinfer import _native
@@ -246,3 +247,33 @@ def test_batch_invariant_mode_is_bitwise_the_same_alone(batch):
         whole = np.asarray(attend(x, table, kv_lens, config)).view(np.uint16)
         part = attend(x[rows], table[rows], kv_lens[rows], config)
         np.testing.assert_array_equal(np.asarray(part).view(np.uint16), whole[rows])
+
+
+def test_a_damaged_plan_spoils_no_later_call():
+    batch = 3
+    shape = (batch * MAX_PAGES, PAGE_SIZE, K, H)
+    k_pages, v_pages = (
+        jax.random.normal(jax.random.key(i), shape, BF16) for i in range(2)
+    )
+    table, x = make_table(batch), queries(batch)
+    kv_lens = np.full(batch, MAX_PAGES * PAGE_SIZE, np.int32)
+    plan = decode_plan(kv_lens)
+    items, num_items = plan.items, plan.header[work_item.NUM_ITEMS]
+    is_part = items[:num_items, work_item.PARTIAL] != work_item.WRITE_THROUGH
+    assert is_part.sum() > 2 * batch * K
+
+    @jax.jit
+    def attend(plan):
+        return ji.ragged_paged_attention(x, k_pages, v_pages, table, kv_lens, plan=plan)
+
+    good = np.asarray(attend(plan)).view(np.uint16)
+    rng = np.random.default_rng(0)
+    for field, value in (("NUM_ROWS", 0), ("MERGE", 1), ("PARTIAL", 10**6)):
+        damaged = plan.buffer.copy()
+        of_items = dataclasses.replace(plan, buffer=damaged).items
+        lost = rng.choice(np.flatnonzero(is_part), 5, replace=False)
+        of_items[lost, getattr(work_item, field)] = value
+        for _ in range(3):
+            attend(dataclasses.replace(plan, buffer=damaged)).block_until_ready()
+            again = np.asarray(attend(plan)).view(np.uint16)
+            np.testing.assert_array_equal(again, good)

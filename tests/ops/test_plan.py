@@ -212,6 +212,12 @@ def test_little_work_gets_few_ctas():
         assert plan.header[work_item.NUM_CTAS] == num_ranges
 
 
+def test_short_sequences_do_not_wait_for_each_other():
+    plan = decode_plan([17] * 16)
+    assert plan.header[work_item.NUM_CTAS] == 8 * 16
+    assert plan.header[work_item.MAX_LOAD] == 2
+
+
 def test_partial_traffic_stays_small_where_every_cut_splits_a_short_sequence():
     decode_plan([1, 1] + [17, 1] * 131 + [1], heads=(1, 1))
     decode_plan([0, 0, 0, 49], heads=(3, 1))
