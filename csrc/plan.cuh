@@ -13,7 +13,7 @@
 //
 // All of it runs once, in a few warps that wait for their own results: time is the number of
 // instructions in the way of the last store, branches above all. So it is compiled twice: for
-// plain batches (a row a sequence, as in decode, and sums below 2^31), and for all others.
+// plain batches (a row a sequence, as in decode, and sums below 2^30), and for all others.
 #pragma once
 
 #include "csrc/plan_device.h"
@@ -163,7 +163,6 @@ struct Seq {
   int index, begin, q_len, kv_len, tile_class;
   int first_tile, num_tiles;
 };
-
 static_assert(sizeof(Seq) <= kPlanSeqBytes, "");
 
 JAXINFER_INLINE int num_tiles_of(const MakePlanParams& p, int q_len, int tile_class) {

@@ -42,7 +42,7 @@ struct MakePlanParams {
     int tokens, unit_keys, unit_cost;
     Divisor by_tokens, by_unit_keys, by_unit_cost;
   } tiles[kMaxTileClasses];
-  int is_small;  // 0 or 1: sums of costs and of keys are below 2^31, as plain batches need them
+  int is_small;  // 0 or 1: sums of costs and of keys are below 2^30, as plain batches need them
   int tiles_per_thread, seqs_per_thread;
   struct {
     int costs, counts, seqs;  // what is before those of every thread
@@ -126,7 +126,7 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
     const int64_t units = facts.max_kv_len / p.tiles[c].unit_keys + int64_t{1};
     if (most_cost < units * p.tiles[c].unit_cost) most_cost = units * p.tiles[c].unit_cost;
   }
-  p.is_small = !facts.batch_invariant && most_cost < (int64_t{1} << 31) / tiles;
+  p.is_small = !facts.batch_invariant && most_cost < (int64_t{1} << 30) / tiles;
   p.tiles_per_thread = static_cast<int>((tiles + threads - 1) / threads);
   p.seqs_per_thread = static_cast<int>((int64_t{facts.num_seqs} + threads) / threads);
   // Behind two records of every warp. With 4096 ranges, less than the 99 KB of any GPU.
@@ -147,9 +147,8 @@ inline PlanLaunch plan_launch(const PlanFacts& facts, const PlanLayout& layout) 
   PlanLaunch launch{};
   launch.threads = plan_threads(facts);
   launch.shared_bytes = p.at.end;
-  // Everyone writes an int32 of cta_indptr, and the items of that CTA.
-  const int64_t ctas = layout.items - layout.cta_indptr;
-  launch.ctas = static_cast<int>(ctas < 288 ? ctas : 288);
+  // One for every CTA of the plan, and one for the header.
+  launch.ctas = p.num_ctas < 287 ? p.num_ctas + 1 : 288;
   return launch;
 }
 

@@ -172,24 +172,25 @@ def test_plain_batches(config, seed):
         num_seqs = int(rng.choice([1, 2, 5, 40, 127, 128, 129, 300]))
         num_rows = int(rng.choice([num_seqs, rng.integers(num_seqs + 1)]))
         num_tokens = max(num_rows + int(rng.choice([0, 0, 1, 9, 200])), 1)
-        # From a few keys to sums that are just small enough, or just not.
-        limit = 2**31 // max(num_seqs, num_tokens)
-        most = int(rng.choice([0, 40, 1000, 10**5, limit - 1, limit, limit + 1]))
+        # From a few keys to costs whose sum is just small enough, or just not.
+        cost_a_key = max(1, *(t.cost / t.keys for t in CONFIGS[config].tile_classes))
+        limit = int(2**30 / cost_a_key) // max(num_seqs, num_tokens)
+        most = int(
+            rng.choice([0, 40, 1000, 10**5, max(limit - 9, 0), limit, limit + 1])
+        )
         heads = int(rng.choice([1, 4])), int(rng.choice([1, 8]))
         mask = MASKS[rng.integers(len(MASKS))]
         chosen = CONFIGS[config]
         if (chosen.kv_heads_per_item or 99) < heads[1] and chosen.num_ctas < heads[1]:
             chosen = dataclasses.replace(chosen, kv_heads_per_item=None)
-        facts = make_facts(
-            chosen, heads, mask, num_seqs, num_tokens, min(most, 2**31 - 1)
-        )
+        facts = make_facts(chosen, heads, mask, num_seqs, num_tokens, most)
         if fuzz_ffi.layout_size(facts) > 10**6:
             continue
         kv_lens = rng.integers(0, most + 1, num_seqs)
         kv_lens = np.where(
             rng.random(num_seqs) < rng.choice([0, 0.2, 1]), most, kv_lens
         )
-        kv_lens = np.minimum(kv_lens, 2**31 - 1).astype(np.int32)
+        kv_lens = kv_lens.astype(np.int32)
         offsets = np.minimum(np.arange(num_seqs + 1, dtype=np.int32), num_rows)
         if rng.random() < 0.1:
             offsets[rng.integers(num_seqs + 1)] += rng.choice([-1, 1])

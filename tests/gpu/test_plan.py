@@ -48,3 +48,6 @@ def test_same_bits_as_on_the_host(config, num_seqs, is_decode):
         want = ji.plan(cu_q_lens, kv_lens, **static)
         got = ji.plan(jnp.asarray(cu_q_lens), jnp.asarray(kv_lens), **static)
         np.testing.assert_array_equal(got.buffer, want.buffer)
+        if is_decode:
+            absent = ji.plan(None, jnp.asarray(kv_lens), **static)
+            np.testing.assert_array_equal(absent.buffer, want.buffer)
