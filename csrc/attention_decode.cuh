@@ -55,9 +55,10 @@ constexpr bool kWholePages = Spec::kPageSize > 0 && Spec::kPageSize % kDecodeKey
 
 JAXINFER_DEVICE int own_key(int first) { return kWholePages ? first : first + (threadIdx.x & 15); }
 
-// The entry of the page list for this lane's key, or for another if that is not below `hi`.
+// The entry of the page list for this lane's key, or for another if that is not in [0, hi): of a
+// wrong plan it may even have wrapped.
 JAXINFER_DEVICE int load_step_entry(const AttentionParams& p, int list, int first, int hi) {
-  return load_entry(p, list, min(own_key(first), hi - 1));
+  return load_entry(p, list, clamp32(own_key(first), 0, hi - 1));
 }
 
 // Bit i: key first + i is in [lo, hi) and in the cache; `row`: from its entry, or -1.

@@ -268,7 +268,12 @@ def test_a_damaged_plan_spoils_no_later_call():
 
     good = np.asarray(attend(plan)).view(np.uint16)
     rng = np.random.default_rng(0)
-    for field, value in (("NUM_ROWS", 0), ("MERGE", 1), ("PARTIAL", 10**6)):
+    for field, value in (
+        ("NUM_ROWS", 0),
+        ("MERGE", 1),
+        ("PARTIAL", 10**6),
+        ("KEY_BEGIN", 2**31 - 1),
+    ):
         damaged = plan.buffer.copy()
         of_items = dataclasses.replace(plan, buffer=damaged).items
         lost = rng.choice(np.flatnonzero(is_part), 5, replace=False)
