@@ -59,10 +59,11 @@ def measure(
 
     seconds_of(3)  # XLA captures at the first runs
     few = min(math.ceil(settings.seconds / seconds_of(1)), settings.most_launches)
-    times = [
-        1e6 * (seconds_of(3 * few) - seconds_of(few)) / (2 * few * settings.calls)
-        for _ in range(settings.repeats)
-    ]
+    times = []
+    for _ in range(settings.repeats):
+        seconds = seconds_of(3 * few) - seconds_of(few)
+        # Noise may be larger than what a program takes that does next to nothing.
+        times.append(max(1e6 * seconds / (2 * few * settings.calls), 1e-3))
     return {
         "us": round(statistics.median(times), 3),
         "us_min": round(min(times), 3),
