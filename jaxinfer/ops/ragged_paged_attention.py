@@ -62,7 +62,7 @@ def ragged_paged_attention(
       v_pages: as k_pages, [P, page_size, K, Hv] or [L, ...]; Hv may differ from H.
       page_table: i32[B, max_pages], the pages of each sequence in order; or, with
         page_indptr, i32[num_indices], all lists one after the other (CSR). Entries
-        past a sequence's keys are never read; pages outside [0, P) are masked.
+        past a sequence's keys may hold anything; pages outside [0, P) are masked.
       kv_lens: i32[B]. Keys past the end of a page list do not exist; numpy lengths that
         do not fit raise. (jaxinfer.debug reports both, and page numbers.)
       cu_q_lens: i32[B + 1], ascending from 0; None = one token per sequence. Rows
