@@ -54,7 +54,7 @@ JAXINFER_DEVICE WorkItem load_item(const WorkItem* from) {
   return item;
 }
 
-// capacity() of an op whose lists are known to be a table.
+// capacity(), computed from what the kernel is compiled for where that is enough.
 JAXINFER_DEVICE int64_t list_keys(const AttentionParams& p, int list) {
   if (Spec::kPageSize > 0 && !Spec::kIsCsr) return p.kv.max_pages * Spec::kPageSize;
   return capacity(p, list);

@@ -60,11 +60,6 @@ struct MakePlanParams {
   int cta_indptr, items, merges, parts, size;
 };
 
-// How the kernel is launched. Every CTA plans the same and writes its share of the buffer.
-struct PlanLaunch {
-  int ctas, threads, shared_bytes;
-};
-
 // At most so many tiles; sequences, where these are more.
 inline int64_t most_plan_tiles(const PlanFacts& facts) {
   const int64_t tokens = facts.tile_tokens(facts.num_tile_classes - 1);
@@ -73,6 +68,11 @@ inline int64_t most_plan_tiles(const PlanFacts& facts) {
   return tiles > facts.num_seqs ? tiles : facts.num_seqs;
 }
 
+// How the kernel is launched, with `at.end` bytes of shared memory. Every CTA plans the same and
+// writes its share of the buffer: one for every CTA of the plan, and one for the header.
+inline int plan_ctas(const PlanFacts& facts) {
+  return facts.num_ctas < 287 ? facts.num_ctas + 1 : 288;
+}
 inline int plan_threads(const PlanFacts& facts) {
   int threads = 128;
   while (threads < kMostPlanThreads && threads < most_plan_tiles(facts)) threads *= 2;
@@ -136,20 +136,6 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.at.ranges = p.at.seqs + threads * kPlanSeqBytes;
   p.at.end = p.at.ranges + (facts.num_ctas / 32 * 32 + 33) * 16;  // whole warps use them
   return p;
-}
-
-inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout& layout) {
-  return make_plan_params(facts, layout, plan_threads(facts));
-}
-
-inline PlanLaunch plan_launch(const PlanFacts& facts, const PlanLayout& layout) {
-  const MakePlanParams p = make_plan_params(facts, layout);
-  PlanLaunch launch{};
-  launch.threads = plan_threads(facts);
-  launch.shared_bytes = p.at.end;
-  // One for every CTA of the plan, and one for the header.
-  launch.ctas = p.num_ctas < 287 ? p.num_ctas + 1 : 288;
-  return launch;
 }
 
 }  // namespace jaxinfer

@@ -61,15 +61,14 @@ ffi::Error plan_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::Remaining
     return ffi::Error::InvalidArgument("plan facts: num_ctas must be at most " +
                                        std::to_string(kMostPlannedCtas) + " to plan on a GPU");
   }
-  MakePlanParams p = make_plan_params(call.facts, call.layout);
+  Launch grid;
+  grid.grid_x = plan_ctas(call.facts);
+  grid.threads = plan_threads(call.facts);
+  MakePlanParams p = make_plan_params(call.facts, call.layout, grid.threads);
+  grid.shared_bytes = p.at.end;
   p.cu_q_lens = call.cu_q_lens;
   p.kv_lens = call.kv_lens;
   p.buffer = call.buffer;
-  const PlanLaunch geometry = plan_launch(call.facts, call.layout);
-  Launch grid;
-  grid.grid_x = geometry.ctas;
-  grid.threads = geometry.threads;
-  grid.shared_bytes = geometry.shared_bytes;
   return launch(stream, attributes, "make_plan", grid, &p);
 }
 

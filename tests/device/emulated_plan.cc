@@ -23,10 +23,9 @@ extern "C" int plan_emulated(const int32_t* facts, int64_t num_facts, const int3
   PlanFacts decoded;
   if (decode_plan_facts(facts, num_facts, &decoded) != nullptr) return false;
   const PlanLayout layout = plan_layout(decoded);
-  const PlanLaunch geometry = plan_launch(decoded, layout);
   Launch grid;
-  grid.grid_x = ctas > 0 ? ctas : geometry.ctas;
-  grid.threads = threads > 0 ? threads : geometry.threads;
+  grid.grid_x = ctas > 0 ? ctas : plan_ctas(decoded);
+  grid.threads = threads > 0 ? threads : plan_threads(decoded);
   MakePlanParams p = make_plan_params(decoded, layout, grid.threads);
   grid.shared_bytes = p.at.end;
   p.cu_q_lens = cu_q_lens, p.kv_lens = kv_lens, p.buffer = buffer;
