@@ -14,6 +14,7 @@ struct QueryTile {
   WorkItem item;  // all but the fields that depend on the split
   int first_unit, num_units;
   int unit_keys, unit_cost;
+  int item_cost;     // of the tile besides its units: the first one is so much wider
   int64_t num_keys;  // visible to some row
   int64_t full_end;  // keys before it are visible to every row
 };
@@ -45,6 +46,7 @@ QueryTile query_tile(const PlanFacts& facts, int tile_class, int row_begin, int 
   tile.unit_keys = facts.batch_invariant ? facts.split_keys : tc.keys;
   tile.unit_cost = tc.cost;
   if (facts.batch_invariant) tile.unit_cost *= std::max(1, facts.split_keys / tc.keys);
+  tile.item_cost = facts.item_cost(tile_class);
   tile.first_unit = static_cast<int>(keys.lo / tile.unit_keys);
   const int64_t units = (keys.hi + tile.unit_keys - 1) / tile.unit_keys - tile.first_unit;
   tile.num_units = static_cast<int>(std::max<int64_t>(units, 1));  // empty tiles count too
@@ -109,11 +111,11 @@ struct Cut {
 // run at the same time share keys.
 Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   bool decode = true;
-  int64_t cost = 0, keys = 0, max_unit_cost = 1, decode_rows = 1;
+  int64_t cost = 0, keys = 0, max_first_cost = 1, decode_rows = 1;
   for (const QueryTile& tile : tiles) {
-    cost += static_cast<int64_t>(tile.num_units) * tile.unit_cost;
+    cost += tile.item_cost + static_cast<int64_t>(tile.num_units) * tile.unit_cost;
     keys += tile.num_keys;
-    max_unit_cost = std::max<int64_t>(max_unit_cost, tile.unit_cost);
+    max_first_cost = std::max<int64_t>(max_first_cost, tile.item_cost + tile.unit_cost);
     if (tile.item.row_mode == kPaddingRows) continue;
     decode = decode && tile.item.tile_class == 0;
     const int64_t rows = static_cast<int64_t>(tile.item.num_rows) * facts.q_heads_per_kv_head();
@@ -126,7 +128,7 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   // Every range must hold a unit of every tile it crosses (parts are then consecutive), be
   // worth a CTA, and read far more keys than the partial results it may write; unless there
   // are so few keys that all that counts is how many tiles a CTA does one after the other.
-  ranges = std::min(ranges, cut.total / max_unit_cost);
+  ranges = std::min(ranges, cut.total / max_first_cost);
   ranges = std::min(ranges, cut.total / facts.min_cost);
   if (decode) {
     const int64_t worth = keys / (facts.min_keys_per_row * decode_rows);
@@ -198,6 +200,7 @@ class PlanWriter {
         if (piece.is_last()) write_merge(parts_[head_group]);
       }
       load += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * piece.tile->unit_cost;
+      if (piece.is_first()) load += piece.tile->item_cost;
     }
     header_.num_ctas = cta + 1;
     header_.max_load =
@@ -255,12 +258,14 @@ void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* 
     items.clear();
     while (cost < end) {
       const QueryTile& t = tiles[tile];
-      const int64_t fitting = (end - cost + t.unit_cost - 1) / t.unit_cost;
-      const int units = static_cast<int>(
-          std::min<int64_t>(facts.batch_invariant ? 1 : fitting, t.num_units - unit));
+      // The next unit starts here, and those after it behind what the tile itself costs.
+      const int64_t item_cost = unit == 0 ? t.item_cost : 0;
+      const int64_t starting = (end - cost - item_cost + t.unit_cost - 1) / t.unit_cost;
+      const int64_t fitting = facts.batch_invariant ? 1 : std::max<int64_t>(starting, 1);
+      const int units = static_cast<int>(std::min<int64_t>(fitting, t.num_units - unit));
       pieces.push_back({&t, unit, unit + units, group});
       items.push_back(make_item(facts, pieces.back()));
-      cost += static_cast<int64_t>(units) * t.unit_cost;
+      cost += item_cost + static_cast<int64_t>(units) * t.unit_cost;
       unit += units;
       if (unit == t.num_units) {
         unit = 0;

@@ -265,7 +265,7 @@ JAXINFER_INLINE Tile make_tile(const MakePlanParams& p, const Seq& s, int index)
 template <typename Cost>
 struct alignas(16) TileSums {
   Cost cost, keys;
-  int max_unit_cost, longest;
+  int max_first_cost, longest;  // the first unit of a tile counts with item_cost
   Counts counts;
 };
 constexpr int kRowsBits = 17, kNotPlain = 1 << 30;
@@ -284,10 +284,10 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
     if (tile_index < planner.num_tiles) {
       seek(planner, seq, tile_index, lengths);
       const Tile tile = make_tile(p, seq, tile_index);
-      const int unit_cost = p.tiles[seq.tile_class].unit_cost;
-      own.cost += static_cast<Cost>(tile.num_units) * unit_cost;
+      const auto& shape = p.tiles[seq.tile_class];
+      own.cost += shape.item_cost + static_cast<Cost>(tile.num_units) * shape.unit_cost;
       own.keys += tile.num_keys;
-      own.max_unit_cost = upper(own.max_unit_cost, unit_cost);
+      own.max_first_cost = upper(own.max_first_cost, shape.item_cost + shape.unit_cost);
       if (seq.index < p.num_seqs)
         own.longest = upper(own.longest, (seq.tile_class << kRowsBits) + tile.num_rows);
       own.counts += count_of(tile.num_units);
@@ -303,7 +303,7 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
   TileSums<Cost> warp{};
   warp.cost = join_to_lane(own.cost, add);
   warp.keys = join_to_lane(own.keys, add);
-  warp.max_unit_cost = __reduce_max_sync(kAllLanes, own.max_unit_cost);
+  warp.max_first_cost = __reduce_max_sync(kAllLanes, own.max_first_cost);
   warp.longest = __reduce_max_sync(kAllLanes, own.longest);
   if (planner.is_invariant()) warp.counts = join_to_lane(own.counts, add);
   const TileSums<Cost>* warps = exchange<0>(warp);
@@ -319,7 +319,7 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       if (w < warp_index()) before += other.cost, counts_before += other.counts;
       sums.cost += other.cost;
       sums.keys += other.keys;
-      sums.max_unit_cost = upper(sums.max_unit_cost, other.max_unit_cost);
+      sums.max_first_cost = upper(sums.max_first_cost, other.max_first_cost);
       sums.longest = upper(sums.longest, other.longest);
       sums.counts += other.counts;
     }
@@ -348,7 +348,7 @@ JAXINFER_INLINE void choose_cut(Planner<Cost>& planner, const TileSums<Cost>& su
   // Mostly there is enough work for all CTAs, which no division is needed to see.
   int ranges = p.most_ranges[has_prefill];
   Divisor by = p.by_most_ranges[has_prefill];
-  const int64_t cost_of_range = upper(sums.max_unit_cost, p.min_cost);
+  const int64_t cost_of_range = upper(sums.max_first_cost, p.min_cost);
   const bool is_little = total < cost_of_range * ranges;
   const bool has_few_keys =
       !has_prefill & (sums.keys < p.enough_keys * rows) & (planner.num_tiles < ranges);
@@ -424,15 +424,19 @@ JAXINFER_INLINE void find_ranges(const Planner<Cost>& planner) {
         seek(planner, seq, tile, kPlain ? lengths_of(p, tile) : Lengths{});
         const int num_units = make_tile(p, seq, tile).num_units;
         tile_class = seq.tile_class;
-        end = begin + static_cast<Cost>(num_units) * p.tiles[tile_class].unit_cost;
+        const auto& shape = p.tiles[tile_class];
+        end = begin + shape.item_cost + static_cast<Cost>(num_units) * shape.unit_cost;
         if (cost < end) break;
         begin = end;
         before += count_of(num_units);
       }
     }
     const auto& shape = p.tiles[tile_class];
-    int unit = divide(cost - begin + shape.unit_cost - 1, shape.by_unit_cost, shape.unit_cost);
-    begin += static_cast<Cost>(unit) * shape.unit_cost;
+    // Units that start before the cut: the first with the tile, the others behind item_cost.
+    const bool is_inside = begin < cost;
+    const Cost behind = upper<Cost>(cost - begin - 1 - shape.item_cost, 0);
+    int unit = divide(behind, shape.by_unit_cost, shape.unit_cost) + is_inside;
+    begin += (is_inside ? shape.item_cost : 0) + static_cast<Cost>(unit) * shape.unit_cost;
     const int skipped = static_cast<int>(begin - cost);
     if (begin == end) {  // it begins with the next tile
       before += count_of(unit);

@@ -15,9 +15,10 @@ constexpr int kUnbounded = 0x7fffffff;
 // How one kind of query tile is computed. Costs are integers so that every planner,
 // on the host and on the device, computes the same plan.
 struct TileClass {
-  int rows;  // packed rows: tokens * q_heads_per_kv_head
-  int keys;  // granularity at which the keys of a tile may be split
-  int cost;  // cost of `keys` keys
+  int rows;       // packed rows: tokens * q_heads_per_kv_head
+  int keys;       // granularity at which the keys of a tile may be split
+  int cost;       // cost of `keys` keys
+  int item_cost;  // cost of a tile besides its keys
 };
 
 // Everything about a plan that is known before the lengths are. Decoded from one
@@ -46,6 +47,10 @@ struct PlanFacts {
   int tile_tokens(int tile_class) const {
     const int tokens = tile_classes[tile_class].rows / q_heads_per_kv_head();
     return tokens > 0 ? tokens : 1;
+  }
+  // None in the batch-invariant mode: chunks are its units, and every one is an item.
+  int item_cost(int tile_class) const {
+    return batch_invariant ? 0 : tile_classes[tile_class].item_cost;
   }
 };
 constexpr int kPlanFactsSize = sizeof(PlanFacts) / sizeof(int);

@@ -39,7 +39,7 @@ struct MakePlanParams {
   int batch_invariant;            // 0 or 1
   int last_class;                 // of the tile classes
   struct {
-    int tokens, unit_keys, unit_cost;
+    int tokens, unit_keys, unit_cost, item_cost;
     Divisor by_tokens, by_unit_keys, by_unit_cost;
   } tiles[kMaxTileClasses];
   int is_small;  // 0 or 1: sums of costs and of keys are below 2^30, as plain batches need them
@@ -97,6 +97,7 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
     shape.tokens = facts.tile_tokens(c);
     shape.unit_keys = facts.batch_invariant ? facts.split_keys : tile.keys;
     shape.unit_cost = facts.batch_invariant ? tile.cost * keys_of_split : tile.cost;
+    shape.item_cost = facts.item_cost(c);
     shape.by_tokens = make_divisor(shape.tokens);
     shape.by_unit_keys = make_divisor(shape.unit_keys);
     shape.by_unit_cost = make_divisor(shape.unit_cost);
@@ -124,7 +125,8 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   int64_t most_cost = facts.max_kv_len;  // of a tile, or keys
   for (int c = 0; c < facts.num_tile_classes; ++c) {
     const int64_t units = facts.max_kv_len / p.tiles[c].unit_keys + int64_t{1};
-    if (most_cost < units * p.tiles[c].unit_cost) most_cost = units * p.tiles[c].unit_cost;
+    const int64_t cost = units * p.tiles[c].unit_cost + p.tiles[c].item_cost;
+    if (most_cost < cost) most_cost = cost;
   }
   p.is_small = !facts.batch_invariant && most_cost < (int64_t{1} << 30) / tiles;
   p.tiles_per_thread = static_cast<int>((tiles + threads - 1) / threads);

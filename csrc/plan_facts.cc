@@ -38,6 +38,8 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
     const TileClass& tc = f.tile_classes[c];
     if (std::min({tc.rows, tc.keys, tc.cost}) < 1 || std::max({tc.rows, tc.keys, tc.cost}) > 65536)
       return "plan facts: rows, keys and cost of a tile class must be between 1 and 65536";
+    if (tc.item_cost < 0 || tc.item_cost > 65536)
+      return "plan facts: item_cost of a tile class must be between 0 and 65536";
     const int64_t chunk_cost = int64_t{tc.cost} * std::max(1, f.split_keys / tc.keys);
     if (chunk_cost > 1 << 30) return "plan facts: split_keys times cost is too large";
     if (c > 0 && tc.rows < f.tile_classes[c - 1].rows)

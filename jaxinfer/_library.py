@@ -12,11 +12,11 @@ from jaxinfer import _native, jit
 
 # Part of every target name: raised when operands or attributes change, so that a cached
 # or exported program of an older version fails by name instead of by contents.
-ABI_VERSION = "v3"
+ABI_VERSION = "v4"
 
 
 def target_name(op: str) -> str:
-    """The FFI target of an op, e.g. "jaxinfer_v3_plan"."""
+    """The FFI target of an op, e.g. "jaxinfer_v4_plan"."""
     return f"jaxinfer_{ABI_VERSION}_{op}"
 
 

@@ -15,6 +15,9 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
+# What an item of the CUDA kernels takes besides its keys, in what 16 keys of a decode
+# tile take: to fetch what it is about and its queries, and to join its warps.
+_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 5, 13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +107,9 @@ class PlanFacts:
             self.ctas_per_sm,
             len(classes),
         ]
-        tiles = np.zeros((4, 3), np.int32)
+        tiles = np.zeros((4, 4), np.int32)
         for i, tile in enumerate(classes[:4]):
-            tiles[i] = tile.rows, tile.keys, tile.cost
+            tiles[i] = tile.rows, tile.keys, tile.cost, tile.item_cost
         return np.concatenate([np.array(fields, np.int32), tiles.ravel()])
 
     @functools.cached_property
@@ -121,13 +124,14 @@ class PlanFacts:
 def _gpu_tile_classes(facts: PlanFacts) -> tuple[TileClass, ...]:
     """The tiles of csrc/attention.cuh; costs in what 16 keys of a decode tile take."""
     group = facts.num_q_heads // facts.num_kv_heads
-    prefill = TileClass(128 if facts.head_dim <= 128 else 64, 128, 13)
+    prefill_rows = 128 if facts.head_dim <= 128 else 64
+    prefill = TileClass(prefill_rows, 128, 13, _PREFILL_ITEM_COST)
     if group > 16:
         return (prefill,)
     # One token each, most likely. Bits must not depend on the batch in the other mode.
     if facts.num_tokens == facts.num_seqs and not facts.config.batch_invariant:
-        return (TileClass(8 if group <= 8 else 16, 16, 1),)
-    return (TileClass(16, 16, 1), prefill)
+        return (TileClass(8 if group <= 8 else 16, 16, 1, _DECODE_ITEM_COST),)
+    return (TileClass(16, 16, 1, _DECODE_ITEM_COST), prefill)
 
 
 def _heads_per_item(num_kv_heads: int, config: PlanConfig, num_ctas: int) -> int:

@@ -18,11 +18,14 @@ class TileClass:
       rows: packed rows of a tile, tokens x query heads per KV head.
       keys: granularity at which the keys of a tile may be split, at most a KV tile.
       cost: integer cost of `keys` keys, in the unit of all classes.
+      item_cost: integer cost of a tile besides its keys, in the same unit. It does
+        not count in the batch-invariant mode, where every chunk is an item.
     """
 
     rows: int
     keys: int
     cost: int
+    item_cost: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

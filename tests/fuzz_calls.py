@@ -197,7 +197,11 @@ def good_facts(rng, op: str, letters: dict, options) -> np.ndarray:
     letters["dense"] = op == "dot_product_attention"
     tokens = letters["T"] * (letters["B"] if letters["dense"] else 1)
     rows = np.sort(rng.choice([1, 2, 8, 16], 2))
-    tiles = [TileClass(int(r), int(rng.choice([1, 16, 64])), 1 + int(r)) for r in rows]
+    keys, item_costs = rng.choice([1, 16, 64], 2), rng.choice([0, 0, 3, 70], 2)
+    tiles = [
+        TileClass(int(row), int(key), 1 + int(row), int(item_cost))
+        for row, key, item_cost in zip(rows, keys, item_costs, strict=True)
+    ]
     config = PlanConfig(
         "cpu",
         num_ctas=letters["K"] + int(rng.integers(0, 8)),

@@ -33,6 +33,7 @@ class Tiles:
     hi: np.ndarray
     unit_keys: np.ndarray
     unit_cost: np.ndarray
+    item_cost: np.ndarray  # of the tile besides its keys
     units: np.ndarray
     real: np.ndarray  # not padding
 
@@ -123,7 +124,7 @@ def check_rows(plan, starts, kv_lens):
 
     # The smallest class that holds the sequence, else the largest in full tiles.
     group_size = facts.num_q_heads // facts.num_kv_heads
-    classes = np.array([(t.rows, t.keys, t.cost) for t in facts.tile_classes])
+    classes = np.array([dataclasses.astuple(t) for t in facts.tile_classes])
     tokens = np.maximum(classes[:, 0] // group_size, 1)
     q_lens = np.append(np.diff(starts), 0)[seq]
     holds = np.minimum((q_lens[:, None] > tokens[:-1]).sum(1), len(tokens) - 1)
@@ -142,16 +143,17 @@ def check_rows(plan, starts, kv_lens):
     first_pos = tile_kv_lens - (ends[seq] - row_begin)
     lo, _ = visible(facts, first_pos, tile_kv_lens)
     _, hi = visible(facts, first_pos + num_rows - 1, tile_kv_lens)
-    unit_keys, unit_cost = classes[tile_class, 1], classes[tile_class, 2]
+    unit_keys, unit_cost, item_cost = classes[tile_class, 1:].T
     if config.batch_invariant:
         unit_cost = unit_cost * np.maximum(config.split_keys // unit_keys, 1)
         unit_keys = np.full_like(unit_keys, config.split_keys)
+        item_cost = np.zeros_like(item_cost)
     key_begin = np.where(items[:, wi.KEY_BEGIN] == wi.OPEN, lo, items[:, wi.KEY_BEGIN])
     key_end = np.where(items[:, wi.KEY_END] == wi.OPEN, hi, items[:, wi.KEY_END])
     units = np.maximum(-(-key_end // unit_keys) - key_begin // unit_keys, 1)
     return Tiles(
         items, order, first, last, tile, q_lens, tile_kv_lens, first_pos, lo, hi,
-        unit_keys, unit_cost, units, real,
+        unit_keys, unit_cost, item_cost, units, real,
     )  # fmt: skip
 
 
@@ -243,15 +245,17 @@ def check_merges(plan, tiles):
 
 
 def check_balance(plan, tiles):
-    """No CTA has more than the mean and a chunk; as many CTAs as the work is worth."""
+    """No CTA has more than the mean and a tile's first unit; as many as it is worth."""
     facts, config, header = plan.facts, plan.facts.config, plan.header
     items, first, real = tiles.items, tiles.first, tiles.real
     used = int(header[wi.NUM_CTAS])
     cta = np.searchsorted(plan.cta_indptr, tiles.order, side="right") - 1
-    loads = np.bincount(cta, tiles.units * tiles.unit_cost, used)
+    # The piece that begins a tile has what the tile costs besides its keys.
+    loads = tiles.units * tiles.unit_cost + first * tiles.item_cost
+    loads = np.bincount(cta, loads, used)
     whole = np.maximum(-(-tiles.hi // tiles.unit_keys) - tiles.lo // tiles.unit_keys, 1)
-    cost = (whole * tiles.unit_cost)[first].sum()
-    max_cost = int(tiles.unit_cost.max())
+    cost = (whole * tiles.unit_cost + tiles.item_cost)[first].sum()
+    max_cost = int((tiles.unit_cost + tiles.item_cost).max())
     assert loads.sum() == cost, "chunks overlap or leave keys out"
     assert loads.max() == header[wi.MAX_LOAD]
     assert loads.max() <= cost / used + max_cost

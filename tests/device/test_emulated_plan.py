@@ -33,6 +33,15 @@ CONFIGS = {
     "four_classes": PlanConfig(
         "x", 40, (TileClass(1, 16, 3), *THREE_CLASSES[1:], TileClass(128, 128, 29))
     ),
+    "item_cost": dataclasses.replace(GPU, tile_classes=(TileClass(8, 16, 1, 5),)),
+    "item_costs": PlanConfig(
+        "x",
+        23,
+        (TileClass(4, 8, 1, 13), TileClass(16, 24, 5), TileClass(64, 64, 16, 3)),
+    ),
+    "costly_items": dataclasses.replace(
+        GPU, tile_classes=(TileClass(16, 16, 1, 65536), TileClass(128, 128, 6, 7000))
+    ),
     "costs": PlanConfig("x", 9, (TileClass(8, 3, 65536), TileClass(64, 7, 40000))),
     "invariant_16": dataclasses.replace(GPU, batch_invariant=True, split_keys=16),
     "invariant_100": dataclasses.replace(
@@ -49,6 +58,7 @@ MASKS = [(True, None, None)] * 3 + [
     (False, 2**31 - 2, 2**31 - 2),
 ]
 PAINT = 0x5A5A5A5A
+LIMITS = np.array([-9, 0, 1])
 NONE = np.zeros(0, np.int32)  # offsets of one row a sequence
 
 
@@ -106,6 +116,22 @@ def make_facts(config, heads, mask, num_seqs, num_tokens, max_kv_len):
     ).encoded
 
 
+def draw_config(rng, name, num_kv_heads):
+    """The configuration, as the heads allow it, at times with other costs of items."""
+    chosen = CONFIGS[name]
+    if (
+        chosen.kv_heads_per_item or 99
+    ) < num_kv_heads and chosen.num_ctas < num_kv_heads:
+        chosen = dataclasses.replace(chosen, kv_heads_per_item=None)
+    if rng.random() < 0.5:
+        return chosen
+    tiles = (
+        dataclasses.replace(tile, item_cost=int(rng.choice([0, 1, 5, 90, 65536])))
+        for tile in chosen.tile_classes
+    )
+    return dataclasses.replace(chosen, tile_classes=tuple(tiles))
+
+
 def draw(rng, num_seqs, size):
     """(cu_q_lens, kv_lens): of one kind, at times malformed."""
     ones = np.ones(num_seqs, np.int64)
@@ -149,9 +175,7 @@ def test_random_plans(config, seed):
         cu_q_lens, kv_lens, num_tokens = draw(rng, num_seqs, size)
         num_tokens += int(rng.choice([0, 0, 1, 30, 700]))
         groups = int(rng.choice([1, 3, 4, 7, 16])), int(rng.choice([1, 1, 2, 8]))
-        chosen = CONFIGS[config]
-        if (chosen.kv_heads_per_item or 99) < groups[1] and chosen.num_ctas < groups[1]:
-            chosen = dataclasses.replace(chosen, kv_heads_per_item=None)
+        chosen = draw_config(rng, config, groups[1])
         mask = MASKS[rng.integers(len(MASKS))]
         most = size if rng.random() < 0.8 else int(rng.integers(size + 1))
         facts = make_facts(chosen, groups, mask, num_seqs, num_tokens, most)
@@ -172,17 +196,16 @@ def test_plain_batches(config, seed):
         num_seqs = int(rng.choice([1, 2, 5, 40, 127, 128, 129, 300]))
         num_rows = int(rng.choice([num_seqs, rng.integers(num_seqs + 1)]))
         num_tokens = max(num_rows + int(rng.choice([0, 0, 1, 9, 200])), 1)
-        # From a few keys to costs whose sum is just small enough, or just not.
-        cost_a_key = max(1, *(t.cost / t.keys for t in CONFIGS[config].tile_classes))
-        limit = int(2**30 / cost_a_key) // max(num_seqs, num_tokens)
-        most = int(
-            rng.choice([0, 40, 1000, 10**5, max(limit - 9, 0), limit, limit + 1])
-        )
         heads = int(rng.choice([1, 4])), int(rng.choice([1, 8]))
+        chosen = draw_config(rng, config, heads[1])
+        # From a few keys to costs whose sum is just small enough, or just not.
+        most_cost = 2**30 // max(num_seqs, num_tokens)
+        limit = min(
+            int((most_cost - tile.item_cost) * min(tile.keys / tile.cost, 1))
+            for tile in chosen.tile_classes
+        )
+        most = int(rng.choice([0, 40, 1000, 10**5, *np.maximum(limit + LIMITS, 0)]))
         mask = MASKS[rng.integers(len(MASKS))]
-        chosen = CONFIGS[config]
-        if (chosen.kv_heads_per_item or 99) < heads[1] and chosen.num_ctas < heads[1]:
-            chosen = dataclasses.replace(chosen, kv_heads_per_item=None)
         facts = make_facts(chosen, heads, mask, num_seqs, num_tokens, most)
         if fuzz_ffi.layout_size(facts) > 10**6:
             continue
@@ -223,7 +246,9 @@ def test_any_facts():
     assert checked > 1000
 
 
-@pytest.mark.parametrize("config", ["gpu", "always_split", "invariant_100"])
+@pytest.mark.parametrize(
+    "config", ["gpu", "item_costs", "always_split", "invariant_100"]
+)
 @pytest.mark.parametrize("kind", ["plain", "decode", "prefill", "mixed", "giant"])
 def test_large_batches(kind, config):
     """More sequences and tiles than threads, with the launch's own geometry."""
@@ -251,11 +276,21 @@ def test_large_batches(kind, config):
     check(facts, cu_q_lens, kv_lens, ctas=2)
 
 
-def test_every_small_batch():
+def test_items_may_cost_more_than_an_int_holds():
+    """One row and few keys a sequence, but too large a sum for a plain batch."""
+    num_seqs, heads, mask = 40_000, (2, 2), (True, None, None)
+    facts = make_facts(CONFIGS["costly_items"], heads, mask, num_seqs, num_seqs, 99)
+    kv_lens = np.arange(num_seqs, dtype=np.int32) % 99
+    check(facts, NONE, kv_lens, ctas=1)
+
+
+@pytest.mark.parametrize("item_costs", [(0, 0), (3, 1), (1, 8)])
+def test_every_small_batch(item_costs):
     """All lengths up to a few units, for two head groups and two classes."""
+    short, long = item_costs
     config = dataclasses.replace(
         GPU, num_ctas=8, min_keys_per_row=1,
-        tile_classes=(TileClass(1, 2, 2), TileClass(2, 4, 3)),
+        tile_classes=(TileClass(1, 2, 2, short), TileClass(2, 4, 3, long)),
     )  # fmt: skip
     q_lens, kv_lens = (0, 1, 3), (0, 1, 4, 9)
     for seqs in itertools.product(itertools.product(q_lens, kv_lens), repeat=2):

@@ -17,7 +17,7 @@ import jaxinfer as ji
 from jaxinfer import PlanConfig, TileClass
 
 GPU = PlanConfig.gpu()
-THREE_CLASSES = (TileClass(4, 8, 1), TileClass(16, 24, 5), TileClass(64, 64, 16))
+THREE_CLASSES = (TileClass(4, 8, 1, 9), TileClass(16, 24, 5), TileClass(64, 64, 16, 3))
 FOUR_CLASSES = (TileClass(1, 16, 3), *THREE_CLASSES[1:], TileClass(128, 128, 29))
 CONFIGS = {
     "cpu": PlanConfig.cpu(2),
@@ -116,6 +116,16 @@ def check(config, heads, mask, lengths, seq):
         np.testing.assert_array_equal(got, want, "not batch-invariant")
 
 
+def with_item_costs(config, item_costs):
+    """The configuration with other costs of its tiles, or as it is for None."""
+    if item_costs is None or config.tile_classes is None:
+        return config
+    classes = zip(config.tile_classes, item_costs, strict=False)
+    classes = (dataclasses.replace(tile, item_cost=cost) for tile, cost in classes)
+    return dataclasses.replace(config, tile_classes=tuple(classes))
+
+
+ITEM_COSTS = st.none() | st.tuples(*[st.sampled_from([0, 1, 5, 100, 65536])] * 4)
 HEADS = st.sampled_from([1, 3, 4, 7, 16]), st.sampled_from([1, 2, 8])
 
 
@@ -134,6 +144,7 @@ def test_every_property_of_many_plans(num_plans, capsys):
     )
     @hypothesis.given(
         config=st.sampled_from(list(CONFIGS)),
+        item_costs=ITEM_COSTS,
         heads=st.tuples(*HEADS),
         mask=st.sampled_from(MASKS),
         q_kind=st.sampled_from(Q_KINDS),
@@ -144,16 +155,18 @@ def test_every_property_of_many_plans(num_plans, capsys):
         seed=st.integers(0, 2**32 - 1),
     )
     def check_many(
-        config, heads, mask, q_kind, kv_kind, num_seqs, num_padding, size, seed
-    ):
+        config, item_costs, heads, mask, q_kind, kv_kind, num_seqs, num_padding, size,
+        seed,
+    ):  # fmt: skip
         nonlocal num_checked
         rng = np.random.default_rng(seed)
+        chosen = with_item_costs(CONFIGS[config], item_costs)
         # Few sequences where each may be long: every plan stays small.
         if q_kind == "prefill":
             num_seqs = min(num_seqs, 8)
         for _ in range(plans_an_example):
             lengths = draw_lengths(rng, q_kind, kv_kind, num_seqs, num_padding, size)
-            check(CONFIGS[config], heads, mask, lengths, int(rng.integers(num_seqs)))
+            check(chosen, heads, mask, lengths, int(rng.integers(num_seqs)))
             num_checked += 1
 
     check_many()
@@ -168,6 +181,7 @@ LENGTHS = st.one_of(st.integers(0, 3), st.integers(0, 40), st.integers(0, 9000))
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(
     config=st.sampled_from(list(CONFIGS)),
+    item_costs=ITEM_COSTS,
     heads=st.tuples(*HEADS),
     mask=st.sampled_from(MASKS),
     lengths=st.lists(st.tuples(st.integers(0, 90), LENGTHS), min_size=1, max_size=7),
@@ -175,7 +189,7 @@ LENGTHS = st.one_of(st.integers(0, 3), st.integers(0, 40), st.integers(0, 9000))
     is_decode=st.booleans(),
 )
 def test_every_property_of_drawn_lengths(
-    config, heads, mask, lengths, num_padding, is_decode
+    config, item_costs, heads, mask, lengths, num_padding, is_decode
 ):
     """As above, with lengths that hypothesis can shrink one by one."""
     q_lens, kv_lens = np.array(lengths).T
@@ -183,8 +197,9 @@ def test_every_property_of_drawn_lengths(
     cu_q_lens = np.cumsum([0, *q_lens], dtype=np.int32)
     num_tokens = max(int(cu_q_lens[-1]) + num_padding, 1)
     lengths = cu_q_lens, kv_lens.astype(np.int32), num_tokens, int(kv_lens.max())
+    chosen = with_item_costs(CONFIGS[config], item_costs)
     for seq in range(len(kv_lens)):
-        check(CONFIGS[config], heads, mask, lengths, seq)
+        check(chosen, heads, mask, lengths, seq)
 
 
 def decode_plan(kv_lens, config=GPU, heads=(4, 8), mask=(True, None, None)):
@@ -201,12 +216,27 @@ def test_a_skewed_batch_is_balanced_over_all_ctas(ctas_per_sm, num_ranges):
     plan = decode_plan(kv_lens, dataclasses.replace(GPU, ctas_per_sm=ctas_per_sm))
     num_ctas, max_load = plan.header[[work_item.NUM_CTAS, work_item.MAX_LOAD]]
     assert num_ctas == 8 * num_ranges
-    mean = (-(-kv_lens // 16)).sum() / num_ranges
-    assert mean <= max_load <= mean + 1
+    (tile,) = plan.facts.tile_classes
+    mean = (-(-kv_lens // 16) + tile.item_cost).sum() / num_ranges
+    assert mean <= max_load <= mean + 1 + tile.item_cost
+
+
+def test_many_short_tiles_are_not_left_to_one_range():
+    """By their keys alone the 15 short tiles would be one range of the 16."""
+    tiles = (TileClass(8, 16, 1, item_cost=5),)
+    plan = decode_plan([4000] + [16] * 15, dataclasses.replace(GPU, tile_classes=tiles))
+    num_ctas, max_load = plan.header[[work_item.NUM_CTAS, work_item.MAX_LOAD]]
+    assert num_ctas == 8 * 16
+    mean = (250 + 15 + 16 * 5) / 16
+    assert mean <= max_load <= mean + 6
+    assert np.diff(plan.cta_indptr[: num_ctas + 1]).max() * 6 <= mean + 6
 
 
 def test_little_work_gets_few_ctas():
-    config = dataclasses.replace(GPU, min_cost=10, min_keys_per_row=1)
+    tiles = (TileClass(8, 16, 1),)
+    config = dataclasses.replace(
+        GPU, min_cost=10, min_keys_per_row=1, tile_classes=tiles
+    )
     for kv_len, num_ranges in ((16, 1), (16 * 19, 1), (16 * 20, 2), (16 * 10000, 132)):
         plan = decode_plan([kv_len], config, heads=(1, 1))
         assert plan.header[work_item.NUM_CTAS] == num_ranges
@@ -214,8 +244,9 @@ def test_little_work_gets_few_ctas():
 
 def test_short_sequences_do_not_wait_for_each_other():
     plan = decode_plan([17] * 16)
+    (tile,) = plan.facts.tile_classes
     assert plan.header[work_item.NUM_CTAS] == 8 * 16
-    assert plan.header[work_item.MAX_LOAD] == 2
+    assert plan.header[work_item.MAX_LOAD] == 2 + tile.item_cost
 
 
 def test_partial_traffic_stays_small_where_every_cut_splits_a_short_sequence():
