@@ -13,17 +13,25 @@ from benchmarks import (
     bench_plan,
     bench_ragged_paged_attention,
     bench_rope,
+    bench_streaming,
     bench_update_kv_pages,
+    bench_variants,
+    bench_variants_jit,
     decode_cells,
     op_cells,
+    variant_cells,
 )
 from benchmarks.gpu_timing import QUICK, Settings
-from benchmarks.peers.process import flashinfer_records
+from benchmarks.peers.process import (
+    FLEX_ATTENTION,
+    flashinfer_records,
+    peer_records,
+)
 
 # A name, and the records that can be made in the seconds that are left.
 Job = tuple[str, Callable[[float], Iterator[dict[str, Any]]]]
 
-MOST_SECONDS = 240.0  # for one process of FlashInfer, its compilation included
+MOST_SECONDS = 240.0  # for one process of a peer, its compilation included
 JAX_PEERS = ("xla", "pallas", "cudnn dense", "xla dense", "flash_attn3_jax")
 
 
@@ -57,6 +65,17 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         yield from bench_rope.records(tokens, settings)
         yield from bench_merge_partials.records(merges, settings)
 
+    def variants(_):
+        timing = settings if is_quick else variant_cells.TIMING
+        streaming = variant_cells.streaming_cells(is_quick)
+        yield from bench_streaming.records(streaming, timing)
+        yield from bench_variants_jit.records(1 if is_quick else 3)
+        yield from bench_variants.records(variant_cells.prefill_cells(is_quick), timing)
+
+    def flex_attention(left):
+        arguments = ["--quick"] if is_quick else []
+        return peer_records(FLEX_ATTENTION, arguments, min(left, MOST_SECONDS))
+
     first, *others = backends
     made: list[Job] = [
         ("floor", lambda _: bench_floor.records(settings)),
@@ -64,6 +83,8 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         ("targets-flashinfer", flashinfer("targets", first)),
         ("ops", ops),
         ("compile", lambda _: bench_jit.records()),
+        ("variants", variants),
+        ("variants-flex", flex_attention),
         ("planned", decode("planned", impls=("jaxinfer, plan in graph",))),
         ("pages", decode("pages")),
         ("groups", decode("groups", "-targets")),

@@ -25,6 +25,12 @@ struct KvLayout {
   int64_t page_size = 1;
 };
 
+// Arrays that the hooks of a variant read.
+constexpr int kMostVariantOperands = 16;
+struct VariantOperands {
+  const void* data[kMostVariantOperands] = {};
+};
+
 struct AttentionParams {
   int64_t num_tokens, num_q_heads, num_kv_heads, head_dim, head_dim_v, num_seqs;
   int64_t group;  // query heads per KV head
@@ -67,6 +73,8 @@ struct AttentionParams {
   float* partial_lse;  // [slots, slot_tokens, slot_heads]
   void* out;           // [T, N, Hv]
   float* lse;          // [T, N]
+
+  VariantOperands variant;  // CUDA
 };
 
 struct MergePartialsParams {

@@ -349,7 +349,7 @@ void run_item_typed(const AttentionParams& p, const WorkItem& item, const Scratc
   int seq = item.seq;
   for (int64_t t = 0; t < item.num_rows; ++t) {
     Row& row = s.rows[t];
-    row = {0, 0, 0, 0};
+    row = {};
     if (item.row_mode != kPaddingRows)
       row = visible_keys(p, item, seq, static_cast<int>(item.row_begin + t));
     seq = row.seq;

@@ -16,7 +16,6 @@
 #pragma once
 
 #include "csrc/attention_merge.cuh"
-#include "csrc/attention_work.cuh"
 
 namespace jaxinfer {
 
@@ -116,12 +115,14 @@ struct DecodeQueries {
   uint32_t q[kRowBlocks][kHeadDim / 16][2];
   int lo[kRowBlocks][2], hi[kRowBlocks][2];
   DenseRow dense[kRowBlocks][2];
+  Place places[kRowBlocks][2];
   bool same_keys;  // all rows see the same keys: loads have left out all others
   Scores scores;
 
   // Of any work item, a wrong one too.
   __device__ __forceinline__ void load(const AttentionParams& p, int row_begin, int num_rows,
                                        int kv_head) {
+    if constexpr (Variant::kHasQueryMod) return;  // modify() loads them, once it can
     const int lane = threadIdx.x & 31;
     const int h = clamp32(kv_head, 0, static_cast<int>(p.num_kv_heads) - 1);
 #pragma unroll
@@ -143,6 +144,7 @@ struct DecodeQueries {
   __device__ __forceinline__ void bound(const AttentionParams& p, const Item& item, int head) {
     const int lane = threadIdx.x & 31, h = item.kv_head_begin + head;
     scores = Scores::make(p, h);
+    if constexpr (Variant::kHasQueryMod) modify(p, item, h);
     same_keys = item.lo == item.all_lo && item.hi == item.all_hi;
 #pragma unroll
     for (int n = 0; n < kRowBlocks; ++n) {
@@ -150,10 +152,35 @@ struct DecodeQueries {
       for (int c = 0; c < 2; ++c) {
         const int column = n * 8 + 2 * (lane & 3) + c;
         lo[n][c] = item.lo, hi[n][c] = item.hi;
+        if constexpr (kHasScoreHook) places[n][c] = Place::of(p, item, h, column);
         if ((same_keys && !kDense) || column >= item.num_rows || item.hi <= item.lo) continue;
         const Row row = find_row(p, item.index, column / kGroup);
         lo[n][c] = row.lo, hi[n][c] = row.hi;
         if (kDense) dense[n][c] = DenseRow::make(p, row, h * kGroup + column % kGroup);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void modify(const AttentionParams& p, const Item& item, int kv_head) {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int n = 0; n < kRowBlocks; ++n) {
+      const int row = n * 8 + (lane >> 2);
+      const bool valid = row < item.num_rows;
+      const Place place = Place::of(p, item, kv_head, row);
+      const int token = item.row_begin + (valid ? row / kGroup : 0);
+      const int64_t q_row = int64_t{token} * p.num_q_heads + place.h;
+      const GlobalVector vector{static_cast<const uint16_t*>(p.q) + q_row * kHeadDim};
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 16; ++k) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int i = k * 16 + half * 8 + 2 * (lane & 3);
+          const uint32_t made =
+              Type::pack(place.query(p, vector, i), place.query(p, vector, i + 1));
+          q[n][k][half] = valid ? made : 0;
+        }
       }
     }
   }
@@ -318,8 +345,10 @@ struct DecodeSums {
   }
 
   // Adds 16 keys, the first of them `first`; bit i of `present`: key first + i exists.
+  // `key_base`: position of key 0.
   __device__ __forceinline__ void add_keys(const AttentionParams& p, const DecodeQueries& queries,
-                                           uint32_t stage, int first, unsigned present) {
+                                           uint32_t stage, int first, unsigned present,
+                                           int key_base) {
     const int lane = threadIdx.x & 31;
     // S^T = K Q^T, in two chains
     float s[kRowBlocks][4] = {}, s_odd[kRowBlocks][4] = {};
@@ -342,9 +371,11 @@ struct DecodeSums {
         const int i = (lane >> 2) + (e >> 1) * 8, key = first + i, c = e & 1;
         s[n][e] = queries.scores(s[n][e] + s_odd[n][e]);
         if (kDense) s[n][e] = queries.dense[n][c](p, key, s[n][e]);
-        if (some_hidden) {
-          const bool visible =
-              (present >> i & 1) && key >= queries.lo[n][c] && key < queries.hi[n][c];
+        if (kHasScoreHook) s[n][e] = queries.places[n][c].score(p, key + key_base, s[n][e]);
+        if (some_hidden || Variant::kHasMaskMod) {
+          const bool visible = (present >> i & 1) && key >= queries.lo[n][c] &&
+                               key < queries.hi[n][c] &&
+                               queries.places[n][c].sees(p, key + key_base);
           if (!visible) s[n][e] = Spec::kUseSoftmax ? -infinity() : 0.0f;
         }
       }
@@ -406,12 +437,44 @@ struct DecodeSums {
         const float lse2 = log2_sum(most, sum);
         const OutRow out =
             OutRow::make(p, item, item.kv_head_begin + head, n * 8 + row, normalizer(sum), lse2);
-        out.write4(column, acc);
+        if (!has_output_hook(item)) {
+          out.write4(column, acc);
+        } else {
+          // Nobody else has read, or will read, these columns of these rows.
+          const float f = out.factor;
+          *reinterpret_cast<float4*>(shared + row * kOutStride + column) =
+              make_float4(acc.x * f, acc.y * f, acc.z * f, acc.w * f);
+        }
         if (column == 0) out.write_lse(lse2);
+      }
+      if constexpr (Variant::kHasOutputMod) {
+        if (!has_output_hook(item)) continue;
+        __syncthreads();
+        for (int x = tid; x < min(8, item.num_rows - n * 8) * kQuads; x += kThreads) {
+          const int row = x / kQuads, column = x % kQuads * 4, h = item.kv_head_begin + head;
+          OutRow out = OutRow::make(p, item, h, n * 8 + row, 1.0f, 0.0f);
+          out.factor = 1.0f;
+          const Place place = Place::of(p, item, h, n * 8 + row);
+          const float* from = shared + row * kOutStride;
+          out.write4(column, place.output4(p, [&](int i) { return from[i]; }, column));
+        }
       }
     }
   }
 };
+
+// Keys and values of a stage that are present become what their hooks make of them.
+JAXINFER_DEVICE void modify_stage(const AttentionParams& p, const Item& item, int head,
+                                  uint8_t* shared, uint32_t stage, int first, unsigned present) {
+  uint8_t* keys = shared + (stage - shared_address(shared));
+#pragma unroll 1
+  for (int row = 0; row < kDecodeKeys; row += 4) {
+    modify_keys<4>(p, item, item.kv_head_begin + head, keys, keys + kDecodeKeys * kRowBytes,
+                   kDecodeKeys, row, first + row + item.key_base,
+                   [&](int r) { return (present >> (row + r) & 1) != 0; });
+  }
+  __syncwarp();
+}
 
 JAXINFER_DEVICE DecodeLoader make_loader(const AttentionParams& p, const Layer& layer,
                                          uint8_t* shared) {
@@ -458,7 +521,8 @@ JAXINFER_DEVICE void run_decode(const AttentionParams& p, const Layer& layer,
       const unsigned present = loader.present & 0xffff;
       loader.present >>= 16;
       const int key = turns.keys + step * kStepKeys;
-      if (present != 0) sums.add_keys(p, queries, stage, key, present);
+      if (kHasVectorHook && present != 0) modify_stage(p, item, head, shared, stage, key, present);
+      if (present != 0) sums.add_keys(p, queries, stage, key, present, item.key_base);
       __syncwarp();
       loader.load(stage, kStages - 1);
       stage = stage + kStageBytes == loader.ring + kRingBytes ? loader.ring : stage + kStageBytes;

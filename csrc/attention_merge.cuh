@@ -10,13 +10,16 @@
 // CTA that brings the last part; others in a kernel behind them, which all CTAs share.
 #pragma once
 
-#include "csrc/attention_work.cuh"
+#include "csrc/attention_variant.cuh"
 
 namespace jaxinfer {
 
 constexpr int kMergeQuads = kThreads < 128 ? 64 : 128;  // of columns, a CTA at a time
 constexpr int kMergeGroups = kThreads / kMergeQuads;    // of parts
-constexpr int kPartsAtOnce = 8;                         // loads of a thread in flight
+// Of these, those that are used: whole rows, if a hook reads them.
+constexpr int kMergeStep =
+    Variant::kHasOutputMod ? kMergeQuads / (kHeadDimV / 4) * (kHeadDimV / 4) : kMergeQuads;
+constexpr int kPartsAtOnce = 8;  // loads of a thread in flight
 
 // ---- who comes last ----------------------------------------------------------------------------
 
@@ -118,13 +121,13 @@ JAXINFER_DEVICE void add_parts(const AttentionParams& p, const int (&slots)[kPar
   merged.add(lse2, values, sums);
 }
 
-// Merges quads `turn`, `turn` + `turns` ... of kMergeQuads each.
+// Merges quads `turn`, `turn` + `turns` ... of kMergeStep each.
 JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge, const Parts& parts,
                                MergeShared& shared, int turn, int turns) {
   constexpr int kQuads = kHeadDimV / 4;
   const int quad = threadIdx.x % kMergeQuads, group = threadIdx.x / kMergeQuads;
   const int heads = merge.num_kv_heads * kGroup, num_quads = merge.num_rows * heads * kQuads;
-  for (int begin = turn * kMergeQuads; begin < num_quads; begin += turns * kMergeQuads) {
+  for (int begin = turn * kMergeStep; begin < num_quads; begin += turns * kMergeStep) {
     const int x = min(begin + quad, num_quads - 1);
     const int column = x % kQuads * 4, row = x / kQuads;
     // Dividing by a constant where it can be one: this is between the last part and the result.
@@ -138,10 +141,11 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
       Parts::load_slots(p, at, parts.last, slots);
       add_parts(p, slots, slot_row, column, merged);
     }
-    if (begin != turn * kMergeQuads) __syncthreads();
+    if (begin != turn * kMergeStep) __syncthreads();
     shared.quads[group][quad] = merged;
     __syncthreads();
-    if (group > 0 || begin + quad >= num_quads) continue;
+    const bool is_writing = group == 0 && quad < kMergeStep && begin + quad < num_quads;
+    if (!Variant::kHasOutputMod && !is_writing) continue;
     float lse2[kMergeGroups], sums[kMergeGroups];
     float4 values[kMergeGroups];
 #pragma unroll
@@ -153,8 +157,25 @@ JAXINFER_DEVICE void run_merge(const AttentionParams& p, const MergeItem& merge,
     merged.add(lse2, values, sums);
     const int head = merge.kv_head_begin * kGroup + n;
     const float total = log2_sum(merged.m, merged.l);
-    const float factor = normalizer(merged.l) * sink_share(p, head, total * kLn2);
+    float factor = normalizer(merged.l) * sink_share(p, head, total * kLn2);
     const int64_t out_row = (merge.row_begin + token) * p.num_q_heads + head;
+    if constexpr (Variant::kHasOutputMod) {
+      __syncthreads();  // all have read what is overwritten
+      const float4 acc = merged.acc;
+      if (is_writing)
+        shared.quads[0][quad].acc =
+            make_float4(acc.x * factor, acc.y * factor, acc.z * factor, acc.w * factor);
+      __syncthreads();
+      if (!is_writing) continue;
+      const MergedQuad* quads = shared.quads[0] + quad - column / 4;
+      merged.acc =
+          Place::of_token(p, merge.row_begin + token, head)
+              .output4(
+                  p,
+                  [&](int i) { return reinterpret_cast<const float*>(&quads[i / 4].acc)[i % 4]; },
+                  column);
+      factor = 1.0f;
+    }
     *reinterpret_cast<uint2*>(static_cast<uint16_t*>(p.out) + out_row * kHeadDimV + column) =
         make_uint2(Type::pack(merged.acc.x * factor, merged.acc.y * factor),
                    Type::pack(merged.acc.z * factor, merged.acc.w * factor));

@@ -9,7 +9,7 @@
 //   O[16 x Hv] += P V     A = P, which the accumulators of S already are; B = V
 #pragma once
 
-#include "csrc/attention_work.cuh"
+#include "csrc/attention_variant.cuh"
 
 namespace jaxinfer {
 
@@ -33,11 +33,11 @@ struct PrefillShared {
     s.kv_rows = s.row_hi + kTiles.prefill_rows;
     return s;
   }
-  __device__ __forceinline__ uint32_t k(int step) const {
-    return kv + (step & 1) * kPrefillKeys * (kRowBytes + kRowBytesV);
+  __device__ __forceinline__ uint32_t k(int turn) const {
+    return kv + (turn & 1) * kPrefillKeys * (kRowBytes + kRowBytesV);
   }
-  __device__ __forceinline__ uint32_t v(int step) const {
-    return k(step) + kPrefillKeys * kRowBytes;
+  __device__ __forceinline__ uint32_t v(int turn) const {
+    return k(turn) + kPrefillKeys * kRowBytes;
   }
 };
 
@@ -54,6 +54,31 @@ JAXINFER_DEVICE void load_rows(uint32_t to, int rows, const uint16_t* head, int6
   }
 }
 
+// Writes row r of this lane's two through the hook, which may ask for any of its elements: four
+// lanes hold a row, and put it where keys and values were.
+JAXINFER_DEVICE void write_modified(const AttentionParams& p, const Item& item, int kv_head,
+                                    int row, OutRow out, const PrefillShared& s,
+                                    const float (&o)[kHeadDimV / 8][4], int r, uint8_t* shared) {
+  const int lane = threadIdx.x & 31;
+  const unsigned four = 0xfu << (lane & ~3);
+  constexpr int kStride = kHeadDimV + 8;
+  static_assert(kTiles.warps * 8 * kStride * 4 <= 2 * kPrefillKeys * (kRowBytes + kRowBytesV),
+                "rows of O fit where K and V were");
+  float* to = reinterpret_cast<float*>(shared + (s.kv - s.q)) + (threadIdx.x >> 2) * kStride;
+#pragma unroll
+  for (int v = 0; v < kHeadDimV / 8; ++v) {
+    *reinterpret_cast<float2*>(to + v * 8 + 2 * (lane & 3)) =
+        make_float2(o[v][2 * r] * out.factor, o[v][2 * r + 1] * out.factor);
+  }
+  __syncwarp(four);
+  out.factor = 1.0f;
+  const Place place = Place::of(p, item, kv_head, row);
+#pragma unroll 1
+  for (int i = 4 * (lane & 3); i < kHeadDimV; i += 16)
+    out.write4(i, place.output4(p, [&](int j) { return to[j]; }, i));
+  __syncwarp(four);
+}
+
 JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, const Item& item,
                                  uint8_t* shared) {
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
@@ -61,15 +86,19 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
   const int num_steps =
       item.hi > item.lo ? (item.hi - item.lo + kPrefillKeys - 1) / kPrefillKeys : 0;
 
-  auto look_up = [&](int step) {
-    const int key = item.lo + step * kPrefillKeys + tid;
+  // 64 keys, and what the block map says of them. Turns count the steps that are computed.
+  struct Step {
+    int number, state;
+  };
+  auto look_up = [&](int turn, Step step) {
+    const int key = item.lo + step.number * kPrefillKeys + tid;
     if (tid < kPrefillKeys)
-      s.kv_rows[(step & 3) * kPrefillKeys + tid] =
+      s.kv_rows[(turn & 3) * kPrefillKeys + tid] =
           key < item.hi ? row_of_entry(p, load_entry(p, item.page_row, key), key) : -1;
   };
   __syncthreads();  // whoever used this memory before is done
   for (int r = tid; r < kTiles.prefill_rows; r += kThreads) {
-    Row row{0, 0, 0, 0};
+    Row row{};
     if (r < item.num_rows && num_steps > 0) row = find_row(p, item.index, r / kGroup);
     s.row_lo[r] = row.lo, s.row_hi[r] = row.hi;
   }
@@ -77,13 +106,25 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
   for (int head = 0; head < item.num_heads; ++head) {
     const int h = item.kv_head_begin + head;
     const Scores scores = Scores::make(p, h);
-    auto load = [&](int step) {
-      if (step < num_steps) {
-        const int* rows = s.kv_rows + (step & 3) * kPrefillKeys;
+    // The first step from `number` on that some row may see.
+    auto find_step = [&](int number) {
+      Step step{number, kBlockMixed};
+      if constexpr (Variant::kBlockMap.operand >= 0) {
+        for (; step.number < num_steps; ++step.number) {
+          const int key = item.lo + step.number * kPrefillKeys;
+          step.state = block_state(p, item, h, key, min(kPrefillKeys, item.hi - key));
+          if (step.state != kBlockHidden) break;
+        }
+      }
+      return step;
+    };
+    auto load = [&](int turn, Step step) {
+      if (step.number < num_steps) {
+        const int* rows = s.kv_rows + (turn & 3) * kPrefillKeys;
         auto row_of = [&](int r) -> int64_t { return rows[r]; };
-        load_rows<kHeadDim>(s.k(step), kPrefillKeys, layer.k + h * kHeadDim,
+        load_rows<kHeadDim>(s.k(turn), kPrefillKeys, layer.k + h * kHeadDim,
                             p.num_kv_heads * kHeadDim, row_of);
-        load_rows<kHeadDimV>(s.v(step), kPrefillKeys, layer.v + h * kHeadDimV,
+        load_rows<kHeadDimV>(s.v(turn), kPrefillKeys, layer.v + h * kHeadDimV,
                              p.num_kv_heads * kHeadDimV, row_of);
       }
       commit_copies();
@@ -95,10 +136,11 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
                           return int64_t{item.row_begin + r / kGroup} * p.num_q_heads + h * kGroup +
                                  r % kGroup;
                         });
-    look_up(0);
-    look_up(1);
+    Step step = find_step(0), next = find_step(step.number + 1);
+    look_up(0, step);
+    look_up(1, next);
     __syncthreads();
-    load(0);
+    load(0, step);
 
     // This lane's rows of the accumulators: lane / 4 and 8 further.
     const int first_row = warp * 16 + (lane >> 2);
@@ -118,18 +160,49 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
             DenseRow::make(p, find_row(p, item.index, row / kGroup), h * kGroup + row % kGroup);
       }
     }
+    Place places[2];
+    if constexpr (kHasScoreHook) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) places[r] = Place::of(p, item, h, first_row + r * 8);
+    }
+    if constexpr (Variant::kHasQueryMod) {
+      // A warp reads its own 16 rows alone.
+      wait_copies<0>();
+      __syncthreads();
+#pragma unroll 1
+      for (int row = warp * 16; row < warp * 16 + 16; row += 4) {
+        Place rows[4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) rows[r] = Place::of(p, item, h, row + r);
+        modify_rows<kHeadDim, 4>(
+            shared, kTiles.prefill_rows, row, [&](int r) { return row + r < item.num_rows; },
+            [&](const auto& vector, int r, int i) { return rows[r].query(p, vector, i); });
+      }
+      __syncwarp();
+    }
     float o[kHeadDimV / 8][4], m[2] = {-infinity(), -infinity()}, l[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int v = 0; v < kHeadDimV / 8; ++v) o[v][0] = o[v][1] = o[v][2] = o[v][3] = 0.0f;
 
-    for (int step = 0; step < num_steps; ++step) {
-      load(step + 1);
-      look_up(step + 2);
+    for (int turn = 0; step.number < num_steps; ++turn) {
+      load(turn + 1, next);
+      const Step after = find_step(next.number + 1);
+      look_up(turn + 2, after);
       wait_copies<1>();
       bool absent = false;
-      if (tid < kPrefillKeys) absent = s.kv_rows[(step & 3) * kPrefillKeys + tid] < 0;
+      if (tid < kPrefillKeys) absent = s.kv_rows[(turn & 3) * kPrefillKeys + tid] < 0;
       const bool some_absent = __syncthreads_or(absent);
-      const int begin = item.lo + step * kPrefillKeys, end = begin + kPrefillKeys;
+      const int begin = item.lo + step.number * kPrefillKeys, end = begin + kPrefillKeys;
+      if constexpr (kHasVectorHook) {
+        uint8_t* keys = shared + (s.k(turn) - s.q);
+        const int* rows = s.kv_rows + (turn & 3) * kPrefillKeys;
+#pragma unroll 1
+        for (int row = warp * 4; row < kPrefillKeys; row += kTiles.warps * 4) {
+          modify_keys<4>(p, item, h, keys, keys + kPrefillKeys * kRowBytes, kPrefillKeys, row,
+                         begin + row + item.key_base, [&](int r) { return rows[row + r] >= 0; });
+        }
+        __syncthreads();
+      }
       if (begin < warp_hi && end > warp_lo) {
         // S = Q K^T
         float x[kKeyBlocks][4];
@@ -144,13 +217,14 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
           for (int n = 0; n < kKeyBlocks; n += 2) {
             uint32_t b[4];
             const int row = n * 8 + (lane & 7) + ((lane >> 4) << 3);
-            load_matrices(b, s.k(step) + swizzled(kPrefillKeys, row, 2 * k + ((lane >> 3) & 1)));
+            load_matrices(b, s.k(turn) + swizzled(kPrefillKeys, row, 2 * k + ((lane >> 3) & 1)));
             Type::mma(x[n], a, b[0], b[1]);
             Type::mma(x[n + 1], a, b[2], b[3]);
           }
         }
         // mask
-        const bool some_hidden = some_absent || begin < full_lo || end > full_hi;
+        const bool some_hidden = some_absent || begin < full_lo || end > full_hi ||
+                                 (Variant::kHasMaskMod && step.state != kBlockShown);
 #pragma unroll
         for (int n = 0; n < kKeyBlocks; ++n) {
 #pragma unroll
@@ -158,10 +232,13 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
             const int column = n * 8 + 2 * (lane & 3) + (e & 1);
             x[n][e] = scores(x[n][e]);
             if (kDense) x[n][e] = dense[e >> 1](p, begin + column, x[n][e]);
+            if (kHasScoreHook)
+              x[n][e] = places[e >> 1].score(p, begin + column + item.key_base, x[n][e]);
             if (some_hidden) {
               const int key = begin + column;
               const bool visible = key >= lo[e >> 1] && key < hi[e >> 1] &&
-                                   s.kv_rows[(step & 3) * kPrefillKeys + column] >= 0;
+                                   s.kv_rows[(turn & 3) * kPrefillKeys + column] >= 0 &&
+                                   places[e >> 1].sees(p, key + item.key_base);
               if (!visible) x[n][e] = Spec::kUseSoftmax ? -infinity() : 0.0f;
             }
           }
@@ -208,12 +285,13 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
           for (int v = 0; v < kHeadDimV / 8; v += 2) {
             uint32_t b[4];
             const int row = n * 8 + (lane & 7) + (((lane >> 3) & 1) << 3);
-            load_matrices_transposed(b, s.v(step) + swizzled(kPrefillKeys, row, v + (lane >> 4)));
+            load_matrices_transposed(b, s.v(turn) + swizzled(kPrefillKeys, row, v + (lane >> 4)));
             Type::mma(o[v], a, b[0], b[1]);
             Type::mma(o[v + 1], a, b[2], b[3]);
           }
         }
       }
+      step = next, next = after;
       __syncthreads();  // before the next load overwrites this stage
     }
     wait_copies<0>();
@@ -226,9 +304,13 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
       if (row >= item.num_rows) continue;
       const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
       const OutRow out = OutRow::make(p, item, h, row, normalizer(sum), lse2);
+      if (has_output_hook(item)) {
+        write_modified(p, item, h, row, out, s, o, r, shared);
+      } else {
 #pragma unroll
-      for (int v = 0; v < kHeadDimV / 8; ++v)
-        out.write2(v * 8 + 2 * (lane & 3), o[v][2 * r], o[v][2 * r + 1]);
+        for (int v = 0; v < kHeadDimV / 8; ++v)
+          out.write2(v * 8 + 2 * (lane & 3), o[v][2 * r], o[v][2 * r + 1]);
+      }
       if ((lane & 3) == 0) out.write_lse(lse2);
     }
   }

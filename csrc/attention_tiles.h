@@ -24,8 +24,8 @@ struct AttentionTiles {
 constexpr int kDecodeKeys = 16;        // keys of a warp's step: the k of one mma
 constexpr int kMaxDecodeRows = 16;     // packed rows of a decode tile: two n8 of an mma
 constexpr int kPanel = 64;             // elements of a 128-byte row of shared memory
-constexpr int kItemsAtOnce = 24;       // work items whose bounds are looked up together
-constexpr int kItemBytes = 64;         // of one of these
+constexpr int kItemsAtOnce = 20;       // work items whose bounds are looked up together
+constexpr int kItemBytes = 72;         // of one of these
 constexpr int kOutPad = 4;             // floats: rows of the merge buffer avoid bank conflicts
 constexpr int kMostInFlight = 131072;  // more bytes in flight per SM measured slower
 

@@ -7,9 +7,14 @@
 
 #include "csrc/attention_tiles.h"
 #include "csrc/ptx.cuh"
+#include "csrc/variant.h"
 #include "csrc/visible_keys.h"
 
 namespace jaxinfer {
+
+#ifndef JAXINFER_VARIANT
+using Variant = NoVariant;
+#endif
 
 constexpr AttentionTiles kTiles =
     attention_tiles(Spec::kHeadDim, Spec::kHeadDimV, Spec::kCtasPerSm);
@@ -22,10 +27,15 @@ constexpr int kDecodeRows = decode_rows(Spec::kTileRows);
 constexpr bool kHasPrefill = has_prefill(Spec::kTileRows);
 constexpr bool kMergesItself = !kHasPrefill;  // the CTA that comes last, if there are counters
 constexpr bool kDense = Spec::kHasBias || Spec::kHasMask;
+constexpr bool kHasScoreHook = Variant::kHasScoreMod || Variant::kHasMaskMod;
+constexpr bool kHasRowHook = kHasScoreHook || Variant::kHasQueryMod || Variant::kHasOutputMod;
+constexpr bool kHasVectorHook = Variant::kHasKeyMod || Variant::kHasValueMod;
 constexpr int kRowBytes = panel_bytes(kHeadDim);
 constexpr int kRowBytesV = panel_bytes(kHeadDimV);
 using Type = Element<static_cast<ElementType>(Spec::kType)>;
 static_assert(Spec::kTileRows <= kTiles.prefill_rows, "the plan's tiles must fit the kernel's");
+
+constexpr int kSpansSeqs = -1, kPaddingSeq = -2;
 
 // What the tiles need of a work item, and the keys that it is about.
 struct Item {
@@ -40,7 +50,10 @@ struct Item {
   int parts_begin, parts_end;  // of its merge, if the CTA that comes last is to do it
   int lo, hi;                  // keys that some row sees
   int all_lo, all_hi;          // keys that every row sees
-  int spare;
+  // For hooks alone.
+  int seq;       // or one of the two below
+  int position;  // of the first token
+  int key_base;  // position of the first key of the page list
 };
 static_assert(sizeof(Item) == kItemBytes, "attention_tiles.h counts on it");
 
@@ -93,6 +106,8 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
   item.page_row = work.page_row;
   item.partial = work.partial, item.partial_row = work.partial_row;
   item.merge = merge_of(p, work);
+  if (kHasRowHook) item.seq = kSpansSeqs;
+  if (kHasScoreHook || kHasVectorHook) item.key_base = work.key_base;
   if (kMergesItself && p.arrivals != nullptr && work.partial != kWriteThrough) {
     item.parts_begin = max(read.parts_begin, 0);
     item.parts_end = min(read.parts_end, static_cast<int>(p.num_parts));
@@ -102,7 +117,10 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
     item.num_rows = item.num_heads = 0;
     return item;
   }
-  if (work.row_mode == kPaddingRows) return item;
+  if (work.row_mode == kPaddingRows) {
+    if (kHasRowHook) item.seq = kPaddingSeq;
+    return item;
+  }
   const int last_row = work.row_begin + work.num_rows - 1;
   if (work.row_mode == kRowsOfOneSeq) {
     const int64_t most = list_keys(p, work.page_row);
@@ -111,6 +129,7 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
     const Row last = visible_keys(p, work, most, work.seq, rows, last_row);
     item.lo = min(first.lo, last.lo), item.hi = max(first.hi, last.hi);
     item.all_lo = max(first.lo, last.lo), item.all_hi = min(first.hi, last.hi);
+    if (kHasRowHook) item.seq = work.seq, item.position = first.position;
   } else {
     int seq = work.seq;
     item.lo = item.all_hi = 0x7fffffff;
@@ -189,8 +208,8 @@ constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of a maximum is l
 // ---- scores ----------------------------------------------------------------------------------
 
 // Scores are kept raw, and scaled inside the exponential, where nothing needs them earlier.
-constexpr bool kScaleEarly = Spec::kHasSoftCap || Spec::kHasKScale || kDense ||
-                             !Spec::kIsScalePositive || !Spec::kUseSoftmax;
+constexpr bool kScaleEarly = Variant::kHasScoreMod || Spec::kHasSoftCap || Spec::kHasKScale ||
+                             kDense || !Spec::kIsScalePositive || !Spec::kUseSoftmax;
 
 struct Scores {
   float scale;  // early

@@ -29,6 +29,7 @@ struct Element<ElementType::kBFloat16> {
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
   }
+  JAXINFER_DEVICE float widen(uint16_t x) { return __uint_as_float(uint32_t{x} << 16); }
   // C[16x8] += A[16x16] B[16x8]
   JAXINFER_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile(
@@ -45,6 +46,11 @@ struct Element<ElementType::kFloat16> {
     uint32_t r;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
     return r;
+  }
+  JAXINFER_DEVICE float widen(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
   }
   JAXINFER_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile(

@@ -25,6 +25,7 @@ JAXINFER_INLINE int64_t clamp64(int64_t x, int64_t lo, int64_t hi) {
 struct Row {
   int seq, index;  // sequence, and which of its queries
   int lo, hi;      // visible keys of the item, counted along its page list
+  int position;    // in the sequence
 };
 
 // Number of keys that the page list can hold.
@@ -58,7 +59,7 @@ JAXINFER_INLINE SeqRows rows_of_seq(const AttentionParams& p, int seq, SeqLength
 // 32 bits, for a GPU computes this before it can use a key: every sum stays within them.
 JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t list_keys,
                                  int seq, SeqRows rows, int row) {
-  if (row < rows.begin || row >= rows.end) return {seq, 0, 0, 0};  // not its row: a wrong plan
+  if (row < rows.begin || row >= rows.end) return {seq, 0, 0, 0, 0};  // not its row: a wrong plan
   const int index = row - rows.begin;
   const int position = p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index;
   const int left = static_cast<int>(p.window_left), right = static_cast<int>(p.window_right);
@@ -68,7 +69,7 @@ JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item,
   lo = max32(minus(lo, item.key_base), max32(item.key_begin, 0));
   hi = minus(hi, item.key_base);
   if (item.key_end != kOpen) hi = min32(hi, item.key_end);
-  return {seq, index, lo, static_cast<int>(min64(hi, list_keys))};
+  return {seq, index, lo, static_cast<int>(min64(hi, list_keys)), position};
 }
 
 // The same with `seq` that of the row before it, or the item's: rows that span sequences walk

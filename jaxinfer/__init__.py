@@ -3,6 +3,7 @@
 """Paged, load-balanced attention for LLM inference in JAX."""
 
 from jaxinfer import export as export
+from jaxinfer import variants as variants
 from jaxinfer._library import register_targets as _register_targets
 from jaxinfer._plan import Plan, PlanConfig, TileClass
 from jaxinfer.cache import PagedKVCache, own_kv_heads
@@ -15,6 +16,7 @@ from jaxinfer.ops.rope import Llama3RopeScaling, rope
 from jaxinfer.ops.rope_update_kv_pages import rope_update_kv_pages
 from jaxinfer.ops.update_kv_pages import token_slots, update_kv_pages
 from jaxinfer.page_pool import PagePool, PagePoolExhausted
+from jaxinfer.variant import Variant
 
 _register_targets()
 
@@ -26,6 +28,7 @@ __all__ = [
     "Plan",
     "PlanConfig",
     "TileClass",
+    "Variant",
     "dot_product_attention",
     "merge_partials",
     "own_kv_heads",

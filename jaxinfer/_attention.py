@@ -16,6 +16,7 @@ from jaxinfer._compat import call_target, out_type
 from jaxinfer._library import kernel_attributes
 from jaxinfer._plan import PlanFacts, gpu_arch
 from jaxinfer.jit import KernelSpec
+from jaxinfer.variant import Hooks, Variant
 
 _UNBOUNDED = np.iinfo(np.int32).max
 
@@ -29,6 +30,7 @@ class AttentionOptions:
     local_window_size: tuple[int | None, int | None]
     logits_soft_cap: float | None = None
     use_softmax: bool = True
+    hooks: Hooks | None = None
 
     @property
     def window(self) -> tuple[int, int]:
@@ -55,7 +57,9 @@ class AttentionOptions:
 
 def make_options(
     head_dim: int,
+    head_dim_v: int,
     *,
+    variant: Variant | None = None,
     scale: float | None,
     is_causal: bool,
     local_window_size: Any,
@@ -63,12 +67,23 @@ def make_options(
     use_softmax: bool,
     return_lse: bool,
     attention_sink: Any,
-) -> AttentionOptions:
-    """Checks the options and fills in the default scale, 1 / sqrt(H)."""
+) -> tuple[AttentionOptions, list[jax.Array]]:
+    """Checks the options and fills in the default scale, 1 / sqrt(H).
+
+    Returns:
+      The options, and the arrays that the hooks of the variant read.
+    """
+    if not (variant is None or isinstance(variant, Variant)):
+        raise ValueError(f"variant must be a jaxinfer.Variant or None, got {variant!r}")
     _check.soft_cap(logits_soft_cap)
     _check.flag("is_causal", is_causal)
     _check.flag("use_softmax", use_softmax)
     _check.flag("return_lse", return_lse)
+    window, hooks, arrays = _check.window(local_window_size), None, []
+    if variant is not None:
+        window = variant.narrowed(window)
+        use_softmax = use_softmax and variant.use_softmax
+        hooks, arrays = variant.trace(head_dim, head_dim_v)
     if not use_softmax and (return_lse or attention_sink is not None):
         raise ValueError(
             "use_softmax=False has neither a log-sum-exp nor a sink: "
@@ -82,13 +97,15 @@ def make_options(
         )
     if scale is not None:
         _check.number("scale", scale)
-    return AttentionOptions(
+    options = AttentionOptions(
         scale=float(head_dim**-0.5 if scale is None else scale),
         is_causal=is_causal,
-        local_window_size=_check.window(local_window_size),
+        local_window_size=window,
         logits_soft_cap=logits_soft_cap,
         use_softmax=use_softmax,
+        hooks=hooks,
     )
+    return options, arrays
 
 
 def absent(dtype: Any = jnp.float32) -> jax.Array:
@@ -174,7 +191,19 @@ def cuda_kernel(
         "kHasBias": has.get("bias", False),
         "kHasMask": has.get("mask", False),
     }
-    return KernelSpec("attention", gpu_arch(facts.config), tuple(constants.items()))
+    code = options.hooks.code if options.hooks else ""
+    return KernelSpec(
+        "attention", gpu_arch(facts.config), tuple(constants.items()), code
+    )
+
+
+def no_cpu_kernel(implementation: str | None) -> None:
+    """Leaves a variant to the reference, unless a CPU kernel was asked for by name."""
+    if implementation == "cpu":
+        raise NotImplementedError(
+            "implementation='cpu' has no kernel for variants with functions; use None "
+            "or 'xla'"
+        )
 
 
 def call_kernel(
@@ -190,7 +219,7 @@ def call_kernel(
 
     Args:
       name: of the op.
-      operands: of the target, the plan last.
+      operands: of the target: those of the op, the plan, the arrays of a variant.
       out_shape: (T, N, Hv).
       dtype: of out.
       options: of the call.

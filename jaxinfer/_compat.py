@@ -3,12 +3,14 @@
 """The only file that touches jax.extend and jax.interpreters."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.core
-from jax.extend.core import Primitive
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
 from jaxinfer._library import target_name
@@ -114,6 +116,46 @@ def call_target(name: str, results, *operands, aliases=None, **attributes):
         target_name(name), results, input_output_aliases=aliases or {}
     )
     return call(*operands, **attributes)
+
+
+# Equations that stand for a program, which is among their parameters.
+_CALLS = {
+    *("checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"),
+    *("custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2"),
+}
+
+
+def inner_program(equation: Any) -> tuple[Jaxpr, Sequence[Any]] | None:
+    """The jaxpr that an equation calls and its constants; None if it calls none."""
+    if equation.primitive.name in _CALLS:
+        for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+            program = equation.params.get(name)
+            if isinstance(program, ClosedJaxpr):
+                return program.jaxpr, program.consts
+            if isinstance(program, Jaxpr):
+                return program, ()
+    return None
+
+
+def apply_primitive(primitive: Any, params: dict[str, Any], operands: Arrays) -> Arrays:
+    """The results of an equation with these operands."""
+    bound = primitive.get_bind_params(params)
+    # JAX 0.10.0 and 0.10.1 keep functions apart from the parameters.
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    results = primitive.bind(*functions, *operands, **params)
+    return results if primitive.multiple_results else [results]
+
+
+def is_literal(atom: Any) -> bool:
+    """Whether an operand of an equation is a number, which is `atom.val`."""
+    return isinstance(atom, Literal)
+
+
+def source_of(equation: Any) -> str:
+    """Where the user wrote it: "file.py:12 (function)"; nothing if not known."""
+    text = source_info_util.summarize(equation.source_info)
+    text = re.sub(r":(\d+):\d+(?= \(|$)", r":\1", text)  # without the column
+    return re.sub(r"^.*[/\\]", "", text)
 
 
 class _Op(Primitive):

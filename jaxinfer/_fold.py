@@ -20,7 +20,7 @@ from jaxinfer.reference.attention import sequence_starts
 
 def ragged_paged_attention(op, operands, axes, *, facts, **params):
     """Folds into more sequences; batched plans, scales and sinks run one by one."""
-    if any(axis is not None for axis in axes[8:]):
+    if any(axis is not None for axis in axes[8:]) or _reads_sequence(params):
         return sequential(op, operands, axes, facts=facts, **params)
     size = batch_size(operands, axes)
     (q, k_pages, v_pages, table, indptr, kv_lens, cu_q_lens, layer) = operands[:8]
@@ -44,6 +44,7 @@ def ragged_paged_attention(op, operands, axes, *, facts, **params):
         absent(jnp.int32),
         *operands[8:11],
         absent(jnp.int32),
+        *operands[12:],
         facts=fold_facts(facts, size),
         **params,
     )
@@ -52,7 +53,7 @@ def ragged_paged_attention(op, operands, axes, *, facts, **params):
 
 def ragged_attention(op, operands, axes, *, facts, **params):
     """Folds into more sequences; batched plans, scales and sinks run one by one."""
-    if any(axis is not None for axis in axes[6:]):
+    if any(axis is not None for axis in axes[6:]) or _reads_sequence(params):
         return sequential(op, operands, axes, facts=facts, **params)
     size = batch_size(operands, axes)
     key, value = operands[1:3]
@@ -73,10 +74,17 @@ def ragged_attention(op, operands, axes, *, facts, **params):
         *fold_lengths(cu_q_lens, kv_lens, facts.num_tokens),
         *operands[6:9],
         absent(jnp.int32),
+        *operands[10:],
         facts=fold_facts(facts, size),
         **params,
     )
     return [x.reshape(size, -1, *x.shape[1:]) for x in results], [0, 0]
+
+
+def _reads_sequence(params) -> bool:
+    """Whether a hook is told the number of the sequence, which folding changes."""
+    hooks = params["options"].hooks
+    return hooks is not None and hooks.uses_seq
 
 
 def dot_product_attention(op, operands, axes, *, facts, **params):

@@ -85,13 +85,16 @@ int64_t num_arrivals(const AttentionCall& call) {
 
 }  // namespace
 
-void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& plan,
+void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
                 ffi::Dictionary attributes, AttentionCall* call) {
   AttentionParams& p = call->params;
+  const auto plan = buffers.arg(num_operands - 1);
   const auto out = buffers.ret(0);          // [T, N, Hv]
   const auto lse = buffers.ret(1);          // [T, N] f32
   const auto partial_out = buffers.ret(2);  // [slots, slot_tokens, slot_heads, Hv] f32
   const auto partial_lse = buffers.ret(3);  // [slots, slot_tokens, slot_heads] f32
+  matcher.require(buffers.num_args() <= num_operands + kMostVariantOperands, "variant",
+                  "has more operands than a kernel takes");
   matcher.require(p.head_dim % 16 == 0 && p.head_dim > 0 && p.head_dim <= 256, "head_dim",
                   "must be a multiple of 16 and at most 256");
   matcher.require(p.head_dim_v % 16 == 0 && p.head_dim_v > 0 && p.head_dim_v <= 256, "head_dim_v",
@@ -136,6 +139,8 @@ void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& 
       .require(p.window_left >= 0 && p.window_right >= 0, "window", "is negative");
   if (!matcher.ok()) return;
 
+  for (size_t i = num_operands; i < buffers.num_args(); ++i)
+    p.variant.data[i - num_operands] = buffers.arg(i).untyped_data();
   p.out = out.untyped_data();
   p.lse = static_cast<float*>(lse.untyped_data());
   p.partial_out = static_cast<float*>(partial_out.untyped_data());

@@ -23,8 +23,9 @@ struct AttentionCall {
 using MatchAttention = ffi::Error (*)(const Buffers&, ffi::Dictionary, AttentionCall*);
 
 // The part of it that all ops share: plan, workspace, results (the four of every attention
-// target) and options. `call->params` must hold the shapes already.
-void match_call(Matcher& matcher, const Buffers& buffers, const ffi::AnyBuffer& plan,
+// target) and options. `call->params` must hold the shapes already. The plan is the last of the
+// op's `num_operands`; behind it come those of a variant.
+void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
                 ffi::Dictionary attributes, AttentionCall* call);
 
 // Runs the items of every CTA on XLA's thread pool, then the merges.
@@ -41,7 +42,12 @@ ffi::Future attention_on_cpu(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi:
                              ffi::Dictionary attributes) {
   AttentionCall call;
   const ffi::Error error = match({args, rets}, attributes, &call);
-  return error.failure() ? failed(error) : run_on_cpu(pool, std::move(call));
+  if (error.failure()) return failed(error);
+  if (call.params.variant.data[0] != nullptr) {
+    return failed(
+        ffi::Error(ffi::ErrorCode::kUnimplemented, "jaxinfer: variants have no kernel on CPUs"));
+  }
+  return run_on_cpu(pool, std::move(call));
 }
 
 template <MatchAttention match>

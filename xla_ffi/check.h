@@ -24,6 +24,11 @@ class Buffers {
   bool are(size_t num_args, size_t num_rets) const {
     return args_.size() == num_args && rets_.size() == num_rets;
   }
+  // More operands than those of the op are what the hooks of a variant read.
+  bool are_at_least(size_t num_args, size_t num_rets) const {
+    return args_.size() >= num_args && rets_.size() == num_rets;
+  }
+  size_t num_args() const { return args_.size(); }
   ffi::AnyBuffer arg(size_t i) const { return *args_.get<ffi::AnyBuffer>(i); }
   ffi::AnyBuffer ret(size_t i) const { return **rets_.get<ffi::AnyBuffer>(i); }
 

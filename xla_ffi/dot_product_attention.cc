@@ -30,7 +30,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto kv_starts = buffers.arg(5);  // [B] b * S
   const auto kv_lens = buffers.arg(6);    // [B]
   const auto cu_q_lens = buffers.arg(7);  // [B + 1] b * T, or empty: b
-  const auto plan = buffers.arg(8);
   int64_t B = -1, T = -1, N = -1, H = -1, S = -1, K = -1, Hv = -1;
   AttentionParams& p = call->params;
   ElementType v_type{};
@@ -60,7 +59,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   }
   p.num_tokens = B * T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (m.ok()) match_call(m, buffers, 9, attributes, call);
   if (!m.ok()) return m.error();
 
   p.dense_q_len = T, p.dense_kv_len = S;

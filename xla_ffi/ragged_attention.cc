@@ -9,7 +9,8 @@ namespace jaxinfer {
 namespace {
 
 ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCall* call) {
-  if (!buffers.are(10, 4)) return ffi::Error::InvalidArgument("jaxinfer: 10 operands, 4 results");
+  if (!buffers.are_at_least(10, 4))
+    return ffi::Error::InvalidArgument("jaxinfer: 10 operands, 4 results");
   const auto query = buffers.arg(0);      // [T, N, H]
   const auto key = buffers.arg(1);        // [S, K, H]
   const auto value = buffers.arg(2);      // [S, K, Hv]
@@ -19,7 +20,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto k_scale = buffers.arg(6);    // [K], or empty
   const auto v_scale = buffers.arg(7);    // [K], or empty
   const auto sink = buffers.arg(8);       // [N], or empty
-  const auto plan = buffers.arg(9);
   int64_t T = -1, N = -1, H = -1, S = -1, K = -1, Hv = -1, B = -1, B1 = -1;
   AttentionParams& p = call->params;
   ElementType v_type{};
@@ -43,7 +43,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   if (m.match_optional("attention_sink", sink, ffi::F32, {N})) p.sink = floats(sink);
   p.num_tokens = T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (m.ok()) match_call(m, buffers, 10, attributes, call);
   if (!m.ok()) return m.error();
 
   p.kv.kv_starts = int32s(kv_starts);

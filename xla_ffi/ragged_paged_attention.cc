@@ -9,7 +9,8 @@ namespace jaxinfer {
 namespace {
 
 ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCall* call) {
-  if (!buffers.are(12, 4)) return ffi::Error::InvalidArgument("jaxinfer: 12 operands, 4 results");
+  if (!buffers.are_at_least(12, 4))
+    return ffi::Error::InvalidArgument("jaxinfer: 12 operands, 4 results");
   const auto query = buffers.arg(0);        // [T, N, H]
   const auto k_pages = buffers.arg(1);      // [L, P, page_size, K, H], or without L
   const auto v_pages = buffers.arg(2);      // [L, P, page_size, K, Hv], or without L
@@ -21,7 +22,6 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   const auto k_scale = buffers.arg(8);      // [K], or empty
   const auto v_scale = buffers.arg(9);      // [K], or empty
   const auto sink = buffers.arg(10);        // [N], or empty
-  const auto plan = buffers.arg(11);
   int64_t T = -1, N = -1, H = -1, L = -1, P = -1, page_size = -1, K = -1, Hv = -1, B = -1;
   int64_t max_pages = -1, num_page_indices = -1, B1 = -1;
   AttentionParams& p = call->params;
@@ -57,7 +57,7 @@ ffi::Error match(const Buffers& buffers, ffi::Dictionary attributes, AttentionCa
   if (m.match_optional("attention_sink", sink, ffi::F32, {N})) p.sink = floats(sink);
   p.num_tokens = T, p.num_q_heads = N, p.num_kv_heads = K, p.num_seqs = B;
   p.head_dim = H, p.head_dim_v = Hv;
-  if (m.ok()) match_call(m, buffers, plan, attributes, call);
+  if (m.ok()) match_call(m, buffers, 12, attributes, call);
   if (!m.ok()) return m.error();
 
   p.kv.num_lists = B, p.kv.num_pages = P, p.kv.page_size = page_size;

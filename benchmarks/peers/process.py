@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""Runs FlashInfer's benchmark in a process of its own, for a limited time."""
+"""Runs the benchmark of a peer in PyTorch in its own process, for a limited time."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,25 +18,56 @@ from typing import Any
 from benchmarks.harness import failure
 
 
-def flashinfer_records(
-    arguments: Sequence[str], seconds: float
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A benchmark that runs apart.
+
+    Attributes:
+      impl: its name in a record that says why there is none.
+      benchmark: the same.
+      module: of benchmarks.peers, to be run.
+      packages: that it needs.
+    """
+
+    impl: str
+    benchmark: str
+    module: str
+    packages: tuple[str, ...]
+
+
+FLASHINFER = Peer("flashinfer", "decode", "flashinfer", ("torch", "flashinfer"))
+FLEX_ATTENTION = Peer("flex_attention", "variants", "flex_attention", ("torch",))
+
+
+def peer_records(
+    peer: Peer, arguments: Sequence[str], seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Its records as it prints them; one more that says why, if it ends badly.
 
     Args:
-      arguments: of benchmarks.peers.flashinfer.
+      peer: which.
+      arguments: of its module.
       seconds: after which it is ended.
     """
-    for package in ("torch", "flashinfer"):
+    for package in peer.packages:
         if importlib.util.find_spec(package) is None:
             missing = ModuleNotFoundError(f"No module named {package!r}")
-            yield failure("decode", "", "flashinfer", missing)
+            yield failure(peer.benchmark, "", peer.impl, missing)
             return
     with tempfile.TemporaryDirectory() as folder:
-        yield from _run(arguments, seconds, folder)
+        yield from _run(peer, arguments, seconds, folder)
 
 
-def _run(arguments: Sequence[str], seconds: float, folder: str) -> Iterator[dict]:
+def flashinfer_records(
+    arguments: Sequence[str], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """peer_records of FlashInfer."""
+    return peer_records(FLASHINFER, arguments, seconds)
+
+
+def _run(
+    peer: Peer, arguments: Sequence[str], seconds: float, folder: str
+) -> Iterator[dict]:
     defaults = {
         "FLASHINFER_WORKSPACE_BASE": os.environ.get("TMPDIR", tempfile.gettempdir()),
         "FLASHINFER_CUDA_ARCH_LIST": "9.0a",
@@ -46,7 +78,7 @@ def _run(arguments: Sequence[str], seconds: float, folder: str) -> Iterator[dict
     forced = {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     with open(Path(folder, "stderr"), "w+") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.peers.flashinfer", *arguments],
+            [sys.executable, "-m", f"benchmarks.peers.{peer.module}", *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -73,9 +105,9 @@ def _run(arguments: Sequence[str], seconds: float, folder: str) -> Iterator[dict
             status = child.wait()
         if late:
             stopped = TimeoutError(f"stopped after {seconds:.0f} s")
-            yield failure("decode", "", "flashinfer", stopped)
+            yield failure(peer.benchmark, "", peer.impl, stopped)
         elif status:
             errors.seek(0)
             last = deque((line for line in errors if line.strip()), maxlen=1)
             why = RuntimeError("".join(last) or f"exit status {status}")
-            yield failure("decode", "", "flashinfer", why)
+            yield failure(peer.benchmark, "", peer.impl, why)

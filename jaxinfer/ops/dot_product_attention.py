@@ -127,25 +127,20 @@ def dot_product_attention(
         if lengths is not None:
             _check.shape(name, jnp.asarray(lengths), "B", sizes=sizes)
             _check.int32(name, jnp.asarray(lengths))
+    options, _ = make_options(
+        sizes["H"],
+        sizes["H"],
+        scale=scale,
+        is_causal=is_causal,
+        local_window_size=local_window_size,
+        logits_soft_cap=None,
+        use_softmax=True,
+        return_lse=False,
+        attention_sink=None,
+    )
+    lengths = key_value_seq_lengths
     out, lse = _attend(
-        query,
-        key,
-        value,
-        bias,
-        mask,
-        key_value_seq_lengths,
-        sizes,
-        make_options(
-            sizes["H"],
-            scale=scale,
-            is_causal=is_causal,
-            local_window_size=local_window_size,
-            logits_soft_cap=None,
-            use_softmax=True,
-            return_lse=False,
-            attention_sink=None,
-        ),
-        implementation,
+        query, key, value, bias, mask, lengths, sizes, options, implementation
     )
     if not all(x is None for x in (mask, key_value_seq_lengths, local_window_size)):
         out, lse = _average_where_nothing_is_visible(out, lse, value)

@@ -12,6 +12,7 @@ from jaxinfer._attention import (
     call_kernel,
     cuda_kernel,
     make_options,
+    no_cpu_kernel,
     per_head,
     result_types,
 )
@@ -19,6 +20,7 @@ from jaxinfer._compat import define_op
 from jaxinfer._plan import Plan, PlanConfig, PlanFacts
 from jaxinfer.ops.plan import plan_op
 from jaxinfer.reference.ragged_attention import ragged_attention as _reference
+from jaxinfer.variant import Variant
 
 
 def ragged_attention(
@@ -37,6 +39,7 @@ def ragged_attention(
     k_scale: Any = None,
     v_scale: Any = None,
     use_softmax: bool = True,
+    variant: Variant | None = None,
     return_lse: bool = False,
     implementation: str | None = None,
 ) -> Any:
@@ -61,6 +64,7 @@ def ragged_attention(
       k_scale: f32[] or f32[K].
       v_scale: f32[] or f32[K].
       use_softmax: False weighs values by the visible scores themselves.
+      variant: what else happens to scores and vectors; see jaxinfer.Variant.
       return_lse: also return the log-sum-exp.
       implementation: None, "cuda", "cpu" or "xla".
 
@@ -101,8 +105,10 @@ def ragged_attention(
     _check.head_counts(sizes["N"], sizes["K"])
     _check.head_dim("head_dim", sizes["H"], implementation)
     _check.head_dim("head_dim_v", sizes["Hv"], implementation)
-    options = make_options(
+    options, arrays = make_options(
         sizes["H"],
+        sizes["Hv"],
+        variant=variant,
         scale=scale,
         is_causal=is_causal,
         local_window_size=local_window_size,
@@ -142,6 +148,7 @@ def ragged_attention(
         per_head("v_scale", v_scale, sizes["K"]),
         absent() if attention_sink is None else attention_sink,
         absent(jnp.int32) if plan is None else jnp.asarray(plan.buffer),
+        *arrays,
         options=options,
         facts=facts,
         implementation=implementation,
@@ -154,7 +161,8 @@ def _out_types(query, key, value, *_, **params):
 
 
 def _cuda(*operands, options, facts, implementation):
-    query, key, value, *_, k_scale, v_scale, sink, _ = operands
+    query, key, value = operands[:3]
+    k_scale, v_scale, sink = operands[6:9]
     kernel = cuda_kernel(
         query,
         key,
@@ -169,17 +177,18 @@ def _cuda(*operands, options, facts, implementation):
 
 
 def _cpu(*operands, options, facts, implementation):
+    if options.hooks is not None:
+        return no_cpu_kernel(implementation)
     return _call(*operands, options=options, facts=facts)
 
 
 def _call(*operands, options, facts, kernel=None):
-    *operands, plan = operands
-    query, value, kv_lens, cu_q_lens = (operands[i] for i in (0, 2, 4, 5))
+    query, value, kv_lens, cu_q_lens, plan = (operands[i] for i in (0, 2, 4, 5, 9))
     if not plan.size:
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
     return call_kernel(
         "ragged_attention",
-        (*operands, plan),
+        (*operands[:9], plan, *operands[10:]),
         (*query.shape[:2], value.shape[-1]),
         query.dtype,
         options,

@@ -14,6 +14,7 @@ from jaxinfer._attention import (
     call_kernel,
     cuda_kernel,
     make_options,
+    no_cpu_kernel,
     per_head,
     result_types,
 )
@@ -23,6 +24,7 @@ from jaxinfer.ops.plan import plan_op
 from jaxinfer.reference.ragged_paged_attention import (
     ragged_paged_attention as _reference,
 )
+from jaxinfer.variant import Variant
 
 
 def ragged_paged_attention(
@@ -44,6 +46,7 @@ def ragged_paged_attention(
     k_scale: Any = None,
     v_scale: Any = None,
     use_softmax: bool = True,
+    variant: Variant | None = None,
     return_lse: bool = False,
     implementation: str | None = None,
 ) -> Any:
@@ -81,6 +84,8 @@ def ragged_paged_attention(
       k_scale: f32[] or f32[K], multiplies keys.
       v_scale: f32[] or f32[K], multiplies values.
       use_softmax: False weighs values by the visible scores themselves.
+      variant: JAX functions of scores and vectors that become part of the kernel; see
+        jaxinfer.Variant. Its window narrows local_window_size, which a plan must have.
       return_lse: also return the log-sum-exp.
       implementation: None, "cuda", "cpu" or "xla". None is our kernel where there is
         one for platform and dtype, else "xla", the reference in plain jnp.
@@ -117,8 +122,10 @@ def ragged_paged_attention(
     _check.head_counts(sizes["N"], sizes["K"])
     _check.head_dim("head_dim", sizes["H"], implementation)
     _check.head_dim("head_dim_v", sizes["Hv"], implementation)
-    options = make_options(
+    options, arrays = make_options(
         sizes["H"],
+        sizes["Hv"],
+        variant=variant,
         scale=scale,
         is_causal=is_causal,
         local_window_size=local_window_size,
@@ -159,6 +166,7 @@ def ragged_paged_attention(
         per_head("v_scale", v_scale, sizes["K"]),
         absent() if attention_sink is None else attention_sink,
         absent(jnp.int32) if plan is None else jnp.asarray(plan.buffer),
+        *arrays,
         options=options,
         facts=facts,
         implementation=implementation,
@@ -228,8 +236,8 @@ def _out_types(query, k_pages, v_pages, *_, **params):
 
 
 def _cuda(*operands, options, facts, implementation):
-    query, k_pages, v_pages, _, page_indptr, _, _, *optional, _ = operands
-    layer, k_scale, v_scale, sink = optional
+    query, k_pages, v_pages, _, page_indptr = operands[:5]
+    layer, k_scale, v_scale, sink = operands[7:11]
     kernel = cuda_kernel(
         query,
         k_pages,
@@ -247,17 +255,18 @@ def _cuda(*operands, options, facts, implementation):
 
 
 def _cpu(*operands, options, facts, implementation):
+    if options.hooks is not None:
+        return no_cpu_kernel(implementation)
     return _call(*operands, options=options, facts=facts)
 
 
 def _call(*operands, options, facts, kernel=None):
-    query, k_pages, v_pages, *operands, plan = operands
-    kv_lens, cu_q_lens = operands[2:4]
+    query, v_pages, kv_lens, cu_q_lens, plan = (operands[i] for i in (0, 2, 5, 6, 11))
     if not plan.size:
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
     return call_kernel(
         "ragged_paged_attention",
-        (query, k_pages, v_pages, *operands, plan),
+        (*operands[:11], plan, *operands[12:]),
         (*query.shape[:2], v_pages.shape[-1]),
         query.dtype,
         options,

@@ -2,11 +2,13 @@
 # Copyright 2026 The jaxinfer authors
 """Attention of ragged queries over gathered keys, one query row at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jaxinfer.reference.variant import modifiers
 
 # Rows are computed together while their gathered keys stay below this many elements.
 _ELEMENTS_AT_ONCE = 2**25
@@ -51,6 +53,7 @@ def attend(
     num_keys: int,
     head_dim_v: int,
     options: Any,
+    arrays: Sequence[jax.Array] = (),
 ) -> list[jax.Array]:
     """Softmax attention of every row over the keys of its sequence.
 
@@ -65,11 +68,13 @@ def attend(
       num_keys: S.
       head_dim_v: Hv.
       options: AttentionOptions.
+      arrays: those that its hooks read.
 
     Returns:
       [out [T, N, Hv], lse f32[T, N]]; 0 and -inf where nothing is visible.
     """
     num_tokens, num_heads, head_dim = query.shape
+    mods = modifiers(options.hooks, arrays)
     left, right = options.window
 
     def attend_row(row):
@@ -82,15 +87,19 @@ def attend(
         visible &= (position - key <= left) & (key - position <= right)
         if options.is_causal:
             visible &= key <= position
-        k = jnp.where(visible[:, None, None], k, 0).astype(jnp.float32)
-        v = jnp.where(visible[:, None, None], v, 0).astype(jnp.float32)
-        q = q.reshape(num_kv_heads, -1, head_dim).astype(jnp.float32)
+        q = mods.query(q, seq, position)
+        exists = visible[:, None, None]
+        k = jnp.where(exists, mods.key(jnp.where(exists, k, 0), seq), 0.0)
+        v = jnp.where(exists, mods.value(jnp.where(exists, v, 0), seq), 0.0)
+        q = q.reshape(num_kv_heads, -1, head_dim)
         scores = jnp.einsum("kgh,skh->kgs", q, k, precision="highest") * options.scale
         if k_scale.size:
             scores *= k_scale[:, None, None]
         if options.logits_soft_cap is not None:
             cap = options.logits_soft_cap
             scores = cap * jnp.tanh(scores / cap)
+        scores = mods.score(scores, seq, position)
+        visible = visible & mods.mask(scores.shape, seq, position)
         out, lse = weigh(scores, visible, v, options.use_softmax)
         if v_scale.size:
             out *= v_scale[:, None, None]
@@ -98,6 +107,7 @@ def attend(
         lse = lse.reshape(num_heads)
         if sink.size:
             out *= sink_share(sink, lse)[:, None]
+        out = jnp.where(real, mods.output(out, seq, position), 0.0)
         return out.astype(query.dtype), lse
 
     elements = num_keys * max(head_dim, head_dim_v) * 2 * num_heads
@@ -117,7 +127,7 @@ def weigh(
 
     Args:
       scores: f32[K, G, S].
-      visible: bool[S].
+      visible: bool[S] or bool[K, G, S].
       v: f32[S, K, Hv], 0 where not visible.
       use_softmax: a static fact of the op.
 
@@ -129,13 +139,13 @@ def weigh(
         lse = jnp.zeros(scores.shape[:-1], jnp.float32)
     else:
         # Where nothing is visible, 0 / 1 and -inf: no NaN, in the derivative neither.
-        some = visible.any()
+        some = visible.any(-1, keepdims=True)
         m = jnp.where(visible, scores, -jnp.inf).max(-1, keepdims=True)
         m = jax.lax.stop_gradient(jnp.where(some, m, 0.0))
         p = jnp.where(visible, jnp.exp(jnp.where(visible, scores - m, 0.0)), 0.0)
         total = jnp.where(some, p.sum(-1, keepdims=True), 1.0)
         weights = p / total
-        lse = jnp.where(some, (m + jnp.log(total))[..., 0], -jnp.inf)
+        lse = jnp.where(some, m + jnp.log(total), -jnp.inf)[..., 0]
     out = jnp.einsum("kgs,skh->kgh", weights, v, precision="highest")
     return out, lse
 

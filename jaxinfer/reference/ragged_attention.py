@@ -9,7 +9,7 @@ from jaxinfer.reference.attention import attend
 
 def ragged_attention(
     query, key, value, kv_starts, kv_lens, cu_q_lens, k_scale, v_scale, sink, plan,
-    *, options, facts, implementation,
+    *arrays, options, facts, implementation,
 ):  # fmt: skip
     """Operands as in the op; sequence b's keys start at row kv_starts[b]."""
     num_keys = key.shape[0]
@@ -31,4 +31,5 @@ def ragged_attention(
         num_keys=num_keys,
         head_dim_v=value.shape[-1],
         options=options,
+        arrays=arrays,
     )

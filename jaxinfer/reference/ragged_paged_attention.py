@@ -32,7 +32,7 @@ def page_ids(page_table: jax.Array, page_indptr: jax.Array, seq: jax.Array):
 
 def ragged_paged_attention(
     query, k_pages, v_pages, page_table, page_indptr, kv_lens, cu_q_lens, layer,
-    k_scale, v_scale, sink, plan, *, options, facts, implementation,
+    k_scale, v_scale, sink, plan, *arrays, options, facts, implementation,
 ):  # fmt: skip
     """Operands as in the op; ignores the plan."""
     k_pages, v_pages, layer = one_layer(k_pages, v_pages, layer)
@@ -58,4 +58,5 @@ def ragged_paged_attention(
         num_keys=num_keys,
         head_dim_v=v_pages.shape[-1],
         options=options,
+        arrays=arrays,
     )

@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinfer.testing.hooks_float64 import HooksFloat64
+
 _EPS32 = float(np.finfo(np.float32).eps)
 # Roundings that a float32 score, weight or sum may collect, in eps of its magnitude: a
 # few times what kernels show, far below the bound of the worst case.
@@ -22,7 +24,8 @@ class Expected:
     Attributes:
       out: f64[T, N, Hv].
       lse: f64[T, N].
-      out_rounded: f64[T, N, Hv], out if P is rounded to query's dtype before P V.
+      out_rounded: f64[3, T, N, Hv], out if P is rounded to query's dtype before P V.
+        Kernels round multiples of P: of three, the worst tells more of chance than one.
       out_error: f64[T, N, Hv], what float32 scores and sums may add.
       lse_error: f64[T, N].
     """
@@ -42,6 +45,7 @@ def attention_float64(
     local_window_size: Any = None,
     logits_soft_cap: float | None = None,
     use_softmax: bool = True,
+    variant: Any = None,
     **_: Any,
 ) -> Expected:
     """ragged_paged_attention or ragged_attention, one sequence after the other.
@@ -55,6 +59,7 @@ def attention_float64(
       local_window_size: None, int or (left, right).
       logits_soft_cap: None = none.
       use_softmax: False weighs values by the visible scores themselves.
+      variant: jaxinfer.Variant.
 
     Returns:
       Expected. Rows without a visible key have 0 and -inf.
@@ -72,10 +77,17 @@ def attention_float64(
     left, right = (
         (window, window) if isinstance(window, int) else window or (None, None)
     )
+    if variant is not None:
+        left, right = variant.narrowed((left, right))
+        use_softmax = use_softmax and variant.use_softmax
+    eps16 = float(jnp.finfo(query.dtype).eps)
 
-    out, rounded, out_error = np.zeros((3, num_rows, num_heads, head_dim_v))
+    out = np.zeros((num_rows, num_heads, head_dim_v))
+    out_error = np.zeros_like(out)
+    rounded = np.zeros((3, *out.shape))
     lse = np.full((num_rows, num_heads), -np.inf)
     lse_error = np.zeros_like(lse)
+    outputs = []
     end = 0
     for seq, rows in enumerate(rows_of):
         begin, end = end, min(max(int(operands["cu_q_lens"][seq + 1]), end), num_rows)
@@ -92,6 +104,8 @@ def attention_float64(
             visible &= key >= position - left
         if right is not None:
             visible &= key <= position + right
+        hooks = HooksFloat64(variant, seq, position[:, 0])
+        outputs.append((begin, end, hooks))
         if not visible.any():
             continue
         # What no row sees may hold anything. Heads first: [N, q_len or kv_len, H].
@@ -100,15 +114,26 @@ def attention_float64(
             np.where(used[:, None, None], x[rows], 0).astype(np.float64)
             for x in (k_all, v_all)
         )
-        k, v = (np.repeat(x.swapaxes(0, 1), group, axis=0) for x in (k, v))
-        q = query[begin:end].astype(np.float64).swapaxes(0, 1)
+        k = hooks.key(k.swapaxes(0, 1), k_all.dtype)
+        v = np.where(used[:, None], hooks.value(v.swapaxes(0, 1), v_all.dtype), 0)
+        k, v = (np.repeat(x, group, axis=0) for x in (k, v))
+        q = hooks.query(query[begin:end].astype(np.float64).swapaxes(0, 1), query.dtype)
         scores = q @ k.swapaxes(1, 2) * k_scale  # [N, q_len, kv_len]
         magnitude = 1 + np.abs(q) @ np.abs(k).swapaxes(1, 2) * np.abs(k_scale)
         if logits_soft_cap is not None:
             scores = logits_soft_cap * np.tanh(scores / logits_soft_cap)
             magnitude += logits_soft_cap
+        if hooks.has("query_mod", "key_mod"):
+            # An element on the edge between two 16-bit numbers may round to the other.
+            largest = np.abs(q).max(2)[..., None] * np.abs(k).max(2)[:, None]
+            magnitude += eps16 / _EPS32 * largest * np.abs(k_scale)
+        if hooks.has("score_mod"):
+            # Functions on a GPU err by a few roundings of what they are made of.
+            scores = hooks.score(scores)
+            magnitude += 3 * np.abs(scores)
+        visible = visible & hooks.mask(scores)
         if use_softmax:
-            seen = visible.any(1)
+            seen = visible.any(-1)
             scores = np.where(visible, scores, -np.inf)
             m = np.where(seen, scores.max(2), 0)
             weights = np.exp(scores - m[..., None])
@@ -123,10 +148,15 @@ def attention_float64(
             weights = np.where(visible, scores, 0)
             lse[begin:end] = 0
             error = np.where(visible, magnitude, 0)
-        low = weights.astype(query.dtype).astype(np.float64)
+        if hooks.has("value_mod"):
+            error = error + eps16 / _EPS32 * np.abs(weights)
+        lows = []
+        for factor in (1.0, 2 ** (1 / 3), 2 ** (2 / 3)):
+            low = (weights * factor).astype(query.dtype).astype(np.float64)
+            lows.append(low / factor)
         for result, p, value in (
             (out, weights, v),
-            (rounded, low, v),
+            *((made, low, v) for made, low in zip(rounded, lows, strict=True)),
             (out_error, _ROUNDINGS * _EPS32 * error, np.abs(v)),
         ):
             result[begin:end] = (p @ value * v_scale).swapaxes(0, 1)
@@ -137,9 +167,26 @@ def attention_float64(
         share = (1 / (1 + np.exp(np.clip(sink - finite_lse, -700, 700))))[..., None]
         difference = (np.abs(sink) + np.abs(finite_lse))[..., None]
         out_error += _ROUNDINGS * _EPS32 * difference * (1 - share) * np.abs(out)
-        for result in (out, rounded, out_error):
+        for result in (out, *rounded, out_error):
             result *= share
-    return Expected(out, lse, rounded, np.abs(out_error), lse_error)
+    out_error = np.abs(out_error)
+    for begin, end, hooks in outputs:
+        if hooks.has("output_mod") and end > begin:
+            arrays = (out, *rounded, out_error)
+            _modify_output(hooks, *(x[begin:end] for x in arrays))
+    return Expected(out, lse, rounded, out_error, lse_error)
+
+
+def _modify_output(hooks, out, *rest):
+    """In place; an error becomes what it changes, up or down."""
+    *rounded, error = rest
+    made, up, down, *lows = (
+        hooks.output(x.swapaxes(0, 1)).swapaxes(0, 1)
+        for x in (out, out + error, out - error, *rounded)
+    )
+    error[:] = np.maximum(abs(up - made), abs(down - made)) + 8 * _EPS32 * abs(made)
+    for array, value in zip((out, *rounded), (made, *lows), strict=True):
+        array[:] = value
 
 
 def _keys(operands):
@@ -184,7 +231,7 @@ def assert_attention_close(out: Any, lse: Any, expected: Expected) -> None:
     Raises:
       AssertionError: naming the worst element.
     """
-    rounding = np.abs(expected.out_rounded - expected.out).max((1, 2), keepdims=True)
+    rounding = np.abs(expected.out_rounded - expected.out).max((0, 2, 3))[:, None, None]
     tolerance = 1.5 * rounding + ulp(expected.out, out.dtype) + expected.out_error
     assert_close("out", out, expected.out, tolerance)
     if lse is not None:

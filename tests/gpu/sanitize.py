@@ -16,6 +16,8 @@ import numpy as np
 import jaxinfer as ji
 from jaxinfer.testing.cases import AttentionCase, make_operands
 from jaxinfer.testing.numerics import assert_attention_close, attention_float64
+from jaxinfer.testing.variant_cases import CASES as VARIANT_CASES
+from jaxinfer.testing.variant_cases import VARIANTS, in_dtype, options
 
 CASES = (
     AttentionCase(batch=3, kv_len=300, lengths="zipf", num_q_heads=8, head_dim=128),
@@ -36,6 +38,16 @@ def main() -> None:
         out, lse = attend(**jax.device_put(operands))
         assert_attention_close(out, lse, attention_float64(operands))
         print(case.name, "attention and its plan agree with float64")
+    for kind, name in (("decode", "all"), ("mixed", "all"), ("mixed", "block_map")):
+        case, variant = in_dtype(VARIANT_CASES[kind], "bfloat16"), VARIANTS[name]()
+        operands = make_operands(case)
+        attend = functools.partial(
+            ji.ragged_paged_attention, implementation="cuda", **options(case, variant)
+        )
+        out = jax.jit(attend)(**jax.device_put(operands))
+        expected = attention_float64(operands, **options(case, variant))
+        assert_attention_close(out, None, expected)
+        print(case.name, name, "agrees with float64")
     pages = jnp.zeros((4, 8, 2, 64), jnp.bfloat16)
     rows = jnp.ones((3, 2, 64), jnp.bfloat16)
     slots = jnp.array([3, -1, 31], jnp.int32)

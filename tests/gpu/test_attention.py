@@ -2,12 +2,12 @@
 # Copyright 2026 The jaxinfer authors
 """The CUDA attention kernels against float64, on an NVIDIA GPU."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import pytest
+from gpu_plans import CONFIGS, plan_of
 
 import jaxinfer as ji
 from jaxinfer.testing.cases import AttentionCase, make_operands
@@ -15,11 +15,6 @@ from jaxinfer.testing.gpu_cases import GRID, PAGED_16_BIT, RAGGED_16_BIT
 from jaxinfer.testing.numerics import assert_attention_close, attention_float64
 
 pytestmark = pytest.mark.gpu
-
-INVARIANT = dataclasses.replace(
-    ji.PlanConfig.gpu(), batch_invariant=True, split_keys=256
-)
-CONFIGS = (ji.PlanConfig.gpu(), INVARIANT, ji.PlanConfig.gpu(num_ctas=40))
 
 
 def attend(case, operands, config=None):
@@ -29,25 +24,9 @@ def attend(case, operands, config=None):
     call = jax.jit(
         functools.partial(op, **case.options, return_lse=has_lse, implementation="cuda")
     )
-    plan = None if config is None else make_plan(case, config)
+    plan = None if config is None else plan_of(case, config)
     result = call(**jax.device_put(operands), plan=plan)
     return result if has_lse else (result, None)
-
-
-def make_plan(case, config):
-    cu_q_lens, kv_lens = case.make_lengths()
-    return ji.plan(
-        cu_q_lens,
-        kv_lens,
-        num_tokens=int(cu_q_lens[-1]) + case.num_padding,
-        max_kv_len=int(kv_lens.max()),
-        num_q_heads=case.num_q_heads,
-        num_kv_heads=case.num_kv_heads,
-        head_dim=case.head_dim,
-        is_causal=case.options.get("is_causal", True),
-        local_window_size=case.options.get("local_window_size"),
-        config=config,
-    )
 
 
 def check(case: AttentionCase, config) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gpu_plans import plan_of
 
 import jaxinfer as ji
 from jaxinfer.testing.cases import AttentionCase, make_operands
@@ -39,18 +40,8 @@ def gpu():
 def test_attention_on_the_gpu_is_the_reference(case, gpu):
     operands = make_operands(case)
     expected = attention_float64(operands, **case.options)
-    cu_q_lens, kv_lens = case.make_lengths()
-    plan = ji.plan(
-        cu_q_lens,
-        kv_lens,
-        num_tokens=operands["query"].shape[0],
-        max_kv_len=int(kv_lens.max()),
-        num_q_heads=case.num_q_heads,
-        num_kv_heads=case.num_kv_heads,
-        head_dim=case.head_dim,
-        local_window_size=case.options.get("local_window_size"),
-        config=ji.PlanConfig.gpu(),
-    )
+    cu_q_lens, _ = case.make_lengths()
+    plan = plan_of(case, ji.PlanConfig.gpu())
     attend = jax.jit(
         functools.partial(ji.ragged_paged_attention, return_lse=True, **case.options)
     )

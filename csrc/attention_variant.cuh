@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// Where the hooks of a variant meet the tiles (FlashInfer, section 3.2.3): what a hook is told of
+// a row, and vectors in shared memory that a hook replaces.
+#pragma once
+
+#include "csrc/attention_work.cuh"
+
+namespace jaxinfer {
+
+// ---- of a query row --------------------------------------------------------------------------
+
+struct Place {
+  int b, h, q_idx;
+
+  // Packed row `packed` of a work item.
+  JAXINFER_DEVICE Place of(const AttentionParams& p, const Item& item, int kv_head, int packed) {
+    const int row = min(packed, item.num_rows - 1), token = row / kGroup;
+    const int head = kv_head * kGroup + row % kGroup;
+    if (item.seq >= 0) return {item.seq, head, item.position + token};
+    if (item.seq == kPaddingSeq) return {0, head, 0};
+    const Row found = find_row(p, item.index, token);
+    return {found.seq, head, found.position};
+  }
+
+  // A token of the batch, of no known work item: the last sequence that begins at or before it.
+  JAXINFER_DEVICE Place of_token(const AttentionParams& p, int token, int head) {
+    int seq = min(token, static_cast<int>(p.num_seqs) - 1);
+    if (p.cu_q_lens != nullptr) {
+      int end = static_cast<int>(p.num_seqs);
+      seq = 0;
+      while (end - seq > 1) {
+        const int middle = (seq + end) / 2;
+        if (__ldg(p.cu_q_lens + middle) <= token) {
+          seq = middle;
+        } else {
+          end = middle;
+        }
+      }
+    }
+    const SeqRows rows = rows_of_seq(p, seq, load_lengths(p, seq));
+    const int index = token - rows.begin;
+    return {seq, head, p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index};
+  }
+
+  // `key`: its position in the sequence. Hooks are spared what jnp does with negative indices; what
+  // no hook reads is not even set, so nothing may be assumed of it.
+  __device__ __forceinline__ float score(const AttentionParams& p, int key, float x) const {
+    if constexpr (Variant::kHasScoreMod) {
+      __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
+      x = Variant::score_mod(p.variant, x, b, h, q_idx, key);
+    }
+    return x;
+  }
+  __device__ __forceinline__ bool sees(const AttentionParams& p, int key) const {
+    if constexpr (Variant::kHasMaskMod) {
+      __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
+      return Variant::mask_mod(p.variant, b, h, q_idx, key);
+    }
+    return true;
+  }
+  template <typename Vector>
+  __device__ __forceinline__ float query(const AttentionParams& p, const Vector& vector,
+                                         int i) const {
+    return Variant::query_mod(p.variant, vector, b, h, q_idx, i);
+  }
+  template <typename Vector>
+  __device__ __forceinline__ float4 output4(const AttentionParams& p, const Vector& vector,
+                                            int i) const {
+    return make_float4(Variant::output_mod(p.variant, vector, b, h, q_idx, i),
+                       Variant::output_mod(p.variant, vector, b, h, q_idx, i + 1),
+                       Variant::output_mod(p.variant, vector, b, h, q_idx, i + 2),
+                       Variant::output_mod(p.variant, vector, b, h, q_idx, i + 3));
+  }
+};
+
+// Partial results are modified once they are merged, and padding never.
+JAXINFER_DEVICE bool has_output_hook(const Item& item) {
+  return Variant::kHasOutputMod && item.partial == kWriteThrough && item.seq != kPaddingSeq;
+}
+
+// What the block map says of 64 keys from `key` of the page list on: a BlockState. All lanes ask.
+JAXINFER_DEVICE int block_state(const AttentionParams& p, const Item& item, int kv_head, int key,
+                                int num_keys) {
+  constexpr BlockMap kMap = Variant::kBlockMap;
+  if (item.seq < 0) return kBlockMixed;
+  const int position = item.position, tokens = (item.num_rows + kGroup - 1) / kGroup;
+  key += item.key_base;
+  const int row = position / kMap.block_q, last_row = (position + tokens - 1) / kMap.block_q;
+  const int column = key / kMap.block_kv, last_column = (key + num_keys - 1) / kMap.block_kv;
+  const int seq = kMap.seqs == 0 ? 0 : item.seq, head_end = (kv_head + 1) * kGroup;
+  const bool is_known = position >= 0 && last_row < kMap.rows && last_column < kMap.keys &&
+                        (kMap.seqs == 0 || seq < kMap.seqs) &&
+                        (kMap.heads == 0 || head_end <= kMap.heads);
+  if (!is_known) return kBlockMixed;
+  const int heads = kMap.heads == 0 ? 1 : kGroup, columns = last_column - column + 1;
+  const auto* states = static_cast<const uint8_t*>(p.variant.data[kMap.operand]);
+  bool some = false, every = true;
+  for (int i = threadIdx.x & 31; i < heads * (last_row - row + 1) * columns; i += 32) {
+    const int head = kMap.heads == 0 ? 0 : kv_head * kGroup + i % heads, rest = i / heads;
+    const int64_t at =
+        (int64_t{seq} * max(kMap.heads, 1) + head) * kMap.rows + row + rest / columns;
+    const int state = __ldg(states + at * kMap.keys + column + rest % columns);
+    some |= state != kBlockHidden, every &= state == kBlockShown;
+  }
+  some = __any_sync(kWholeWarp, some), every = __all_sync(kWholeWarp, every);
+  return every ? kBlockShown : some ? kBlockMixed : kBlockHidden;
+}
+
+// ---- vectors ---------------------------------------------------------------------------------
+
+// Row `row` of a swizzled tile of `rows` rows.
+struct SharedVector {
+  const uint16_t* tile;
+  int rows, row;
+
+  __device__ __forceinline__ float operator()(int i) const {
+    return Type::widen(tile[swizzled(rows, row, i >> 3) / 2 + (i & 7)]);
+  }
+};
+
+struct GlobalVector {
+  const uint16_t* elements;
+
+  __device__ __forceinline__ float operator()(int i) const {
+    return Type::widen(__ldg(elements + i));
+  }
+};
+
+// One warp replaces rows `first` + r of a tile in shared memory, r < kRows, by hook(vector, r, i),
+// but for those that exists(r) denies. A lane has elements 2 lane and 2 lane + 1 of each 64: a hook
+// that treats halves or quarters of a vector apart knows at compile time which of them it is in.
+template <int kDim, int kRows, typename Exists, typename Hook>
+JAXINFER_DEVICE void modify_rows(uint8_t* tile, int rows, int first, Exists exists, Hook hook) {
+  constexpr int kTurns = (kDim + kPanel - 1) / kPanel;
+  const int column = 2 * (threadIdx.x & 31);
+  uint16_t* elements = reinterpret_cast<uint16_t*>(tile);
+  uint32_t made[kRows][kTurns];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (!exists(r)) continue;
+    const SharedVector vector{elements, rows, first + r};
+#pragma unroll
+    for (int t = 0; t < kTurns; ++t) {
+      const int i = t * kPanel + column;
+      if (kDim % kPanel == 0 || i < kDim)
+        made[r][t] = Type::pack(hook(vector, r, i), hook(vector, r, i + 1));
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (!exists(r)) continue;
+#pragma unroll
+    for (int t = 0; t < kTurns; ++t) {
+      const int i = t * kPanel + column;
+      if (kDim % kPanel == 0 || i < kDim) {
+        uint16_t* to = elements + swizzled(rows, first + r, i >> 3) / 2 + (i & 7);
+        *reinterpret_cast<uint32_t*>(to) = made[r][t];
+      }
+    }
+  }
+}
+
+// The keys and values of rows `first` .. + kRows of two tiles; the first is at `position`.
+template <int kRows, typename Exists>
+JAXINFER_DEVICE void modify_keys(const AttentionParams& p, const Item& item, int kv_head,
+                                 uint8_t* keys, uint8_t* values, int rows, int first, int position,
+                                 Exists exists) {
+  const int b = item.page_row;
+  if constexpr (Variant::kHasKeyMod) {
+    modify_rows<kHeadDim, kRows>(keys, rows, first, exists, [&](const auto& vector, int r, int i) {
+      return Variant::key_mod(p.variant, vector, b, kv_head, position + r, i);
+    });
+  }
+  if constexpr (Variant::kHasValueMod) {
+    modify_rows<kHeadDimV, kRows>(
+        values, rows, first, exists, [&](const auto& vector, int r, int i) {
+          return Variant::value_mod(p.variant, vector, b, kv_head, position + r, i);
+        });
+  }
+}
+
+}  // namespace jaxinfer

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Struct Variant: the text that stands before a kernel's source."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxinfer.variant import dtypes, gather, primitives, shapes
+from jaxinfer.variant.block import Block
+from jaxinfer.variant.graph import Argument, Node
+from jaxinfer.variant.index import Index
+
+RULES = {**primitives.RULES, **shapes.RULES, **gather.RULES}
+
+
+def render(
+    parameters: Mapping[str, Sequence[Argument]],
+    results: Mapping[str, Node],
+    operands: Sequence[Node],
+    constants: Sequence[str] = (),
+) -> str:
+    """Writes the hooks in C++.
+
+    Args:
+      parameters: hook -> its parameters; the first may be a vector.
+      results: hook -> what it computes: a scalar, or a vector of that shape.
+      operands: what is read from memory.
+      constants: members of the struct, beside those that name the hooks.
+
+    Returns:
+      The text, which includes csrc/variant.h. Its comments tell all shapes: equal texts
+      are equal functions.
+
+    Raises:
+      NotImplementedError: for what device code cannot do.
+    """
+    numbers = {node: i for i, node in enumerate(operands)}
+    lines = ['#include "csrc/variant.h"', "#define JAXINFER_VARIANT"]
+    lines += ["namespace jaxinfer {"]
+    lines += [f"// Operand {i}: {_type(node)}" for node, i in numbers.items()]
+    lines += ["struct Variant : NoVariant {"]
+    for hook in results:
+        name = "".join(part.title() for part in hook.split("_"))
+        lines += [f"  static constexpr bool kHas{name} = true;"]
+    lines += [f"  static constexpr {constant};" for constant in constants]
+    for hook, result in results.items():
+        lines += _hook(hook, parameters[hook], result, numbers)
+    lines += ["};", "}  // namespace jaxinfer"]
+    return "\n".join([*lines, ""])
+
+
+def _hook(
+    hook: str,
+    parameters: Sequence[Argument],
+    result: Node,
+    operands: Mapping[Node, int],
+) -> list[str]:
+    """One member function."""
+    is_vector = bool(parameters[0].shape)
+    block = Block(hook, operands, RULES)
+    indices = (Index.variable("i", 0, result.shape[0] - 1),) if is_vector else ()
+    if indices and indices[0].value is not None:
+        indices = (Index.number(0),)
+    value = block.at(result, indices)
+    dtype = np.dtype(bool if hook == "mask_mod" else np.float32)
+    value = primitives.convert(block, value, result.dtype, dtype)
+
+    declared = ["const VariantOperands& at"]
+    for node in parameters:
+        c_type = "const Vector&" if node.shape else dtypes.C_TYPES[node.dtype.name]
+        declared.append(f"{c_type} {node.name}")
+    declared += ["int i"] if is_vector else []
+    head = f"JAXINFER_HOOK {dtypes.C_TYPES[dtype.name]} {hook}({', '.join(declared)})"
+    lines = [""]
+    if is_vector:
+        lines += [f"// vector: {_type(parameters[0])}", "template <typename Vector>"]
+    lines += [f"{head} {{", *(f"  {line}" for line in block.body(value)), "}"]
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _type(node: Node) -> str:
+    return f"{node.dtype.name}[{', '.join(map(str, node.shape))}]"
