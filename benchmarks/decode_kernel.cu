@@ -182,7 +182,7 @@ void run(const char* cell, uint16_t* k, uint16_t* v, cudaStream_t stream) {
   f.is_causal = 1, f.window_left = f.window_right = kUnbounded;
   f.num_ctas = 132 * CTAS_PER_SM, f.ctas_per_sm = CTAS_PER_SM;
   f.kv_heads_per_item = 1, f.min_cost = 1, f.min_keys_per_row = 40, f.split_keys = 2048;
-  f.num_tile_classes = 1, f.tile_classes[0] = {Spec::kTileRows, 16, 1, 5};
+  f.num_tile_classes = 1, f.tile_classes[0] = {Spec::kTileRows, 16, 1, 0};
   const PlanLayout layout = plan_layout(f);
   std::vector<int> buffer(layout.size), offsets(batch + 1);
   std::iota(offsets.begin(), offsets.end(), 0);

@@ -15,9 +15,9 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
-# What an item of the CUDA kernels takes besides its keys, in what 16 keys of a decode
-# tile take: to fetch what it is about and its queries, and to join its warps.
-_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 5, 13
+# What a tile of the CUDA kernels costs besides its keys, in what 16 keys of a decode
+# tile take. For decode 1 to 8 made no lengths faster: see docs/performance.md.
+_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 0, 13
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 
+import jaxinfer as ji
 from benchmarks import __main__ as command
 from benchmarks import (
     bench_decode,
@@ -23,6 +24,7 @@ from benchmarks import (
     gpu_idle,
     gpu_timing,
     harness,
+    item_costs,
     jobs,
     op_cells,
     report,
@@ -190,6 +192,26 @@ def test_a_missing_peer_is_a_record():
 def test_jobs_have_names_of_their_own():
     names = [name for name, _ in jobs.gpu(("fa2", "xqa"))]
     assert len(set(names)) == len(names)
+
+
+def test_item_costs_are_compared_in_one_program():
+    title, _, row = item_costs.rows([TINY_CELL], QUICK)
+    assert title.startswith("| item cost | 0 | 1 |")
+    assert row.startswith(f"| {TINY_CELL.name} | ")
+    assert len(row.split("|")) == len(title.split("|"))
+    case = dataclasses.replace(decode_cells.cells("targets")[3], kv_len=400)
+    like = ji.plan(
+        *case.make_lengths(),
+        num_tokens=case.batch,
+        max_kv_len=2000,
+        num_q_heads=case.num_q_heads,
+        num_kv_heads=case.num_kv_heads,
+        head_dim=case.head_dim,
+        config=ji.PlanConfig.gpu(),
+    )
+    buffers = [np.asarray(item_costs.plan(case, n, like).buffer) for n in (0, 5)]
+    assert np.array_equal(buffers[0], like.buffer)
+    assert not np.array_equal(*buffers)
 
 
 @pytest.mark.parametrize("layers", ["scanned", "unrolled"])
