@@ -240,7 +240,7 @@ struct VariantMath : VariantFloats {
 
 // Blocks of the mask: states of [seqs, heads, rows, keys] blocks of block_q by block_kv positions.
 struct BlockMap {
-  int operand = -1;  // -1: not known
+  int operand = -1;                             // -1: not known
   int seqs = 0, heads = 0, rows = 1, keys = 1;  // 0: one for all
   int block_q = 1, block_kv = 1;
 };

@@ -17,7 +17,7 @@ from jaxinfer._plan_config import gpu_arch as gpu_arch
 _UNBOUNDED = np.iinfo(np.int32).max
 # What a tile of the CUDA kernels costs besides its keys, in what 16 keys of a decode
 # tile take. For decode 1 to 8 made no lengths faster: see docs/performance.md.
-_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 0, 13
+_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 0, 0
 
 
 @dataclasses.dataclass(frozen=True)

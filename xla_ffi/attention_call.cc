@@ -89,6 +89,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
                 ffi::Dictionary attributes, AttentionCall* call) {
   AttentionParams& p = call->params;
   const auto plan = buffers.arg(num_operands - 1);
+  call->num_operands = num_operands;
   const auto out = buffers.ret(0);          // [T, N, Hv]
   const auto lse = buffers.ret(1);          // [T, N] f32
   const auto partial_out = buffers.ret(2);  // [slots, slot_tokens, slot_heads, Hv] f32
