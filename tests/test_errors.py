@@ -59,8 +59,9 @@ import jaxinfer as ji
 from jaxinfer.testing.numerics import assert_close
 
 PACKAGE = Path(ji.__file__).parent
-# Host-side bookkeeping, the Flax layer and run-time compilation have their own tests.
-ELSEWHERE = {"page_pool.py", "flax.py", "jit", "warmup.py"}
+# Bookkeeping on the host, the Flax layer, run-time compilation and the tracing of
+# variants have their own tests.
+ELSEWHERE = {"page_pool.py", "flax.py", "jit", "variant", "warmup.py"}
 VALUE, MISSING = ValueError, NotImplementedError
 
 ROWS = [
@@ -204,6 +205,10 @@ ROWS = [
      r"attention_sink None"),
     ("sink without softmax", ragged(use_softmax=False, attention_sink=zeros(N)), VALUE,
      r"use_softmax=False has .*: got return_lse=False, attention_sink given"),
+    ("variant", paged(variant=abs), VALUE,
+     r"variant must be a jaxinfer.Variant or None, got <built-in function abs>"),
+    ("variant on CPUs", ragged(variant=ji.variants.soft_cap(3.0), implementation="cpu"),
+     MISSING, r"implementation='cpu' has no kernel for variants with functions"),
     ("sink of a sum", merge(use_softmax=False, attention_sink=zeros(N)), VALUE,
      r"use_softmax=False has no sink, got an attention_sink"),
     ("no offsets", ragged(cu_q_lens=None, cu_kv_lens=None), VALUE,
