@@ -40,22 +40,25 @@ struct Place {
       }
     }
     const SeqRows rows = rows_of_seq(p, seq, load_lengths(p, seq));
-    const int index = token - rows.begin;
-    return {seq, head, p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index};
+    return {seq, head, position_of(p, rows, token - rows.begin)};
   }
 
-  // `key`: its position in the sequence. Hooks are spared what jnp does with negative indices; what
-  // no hook reads is not even set, so nothing may be assumed of it.
+  // Hooks are spared what jnp does with negative indices. Only where there is one: what no hook
+  // reads is not even set.
+  __device__ __forceinline__ void assume_indices(int key) const {
+    __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
+  }
+  // `key`: its position in the sequence.
   __device__ __forceinline__ float score(const AttentionParams& p, int key, float x) const {
     if constexpr (Variant::kHasScoreMod) {
-      __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
+      assume_indices(key);
       x = Variant::score_mod(p.variant, x, b, h, q_idx, key);
     }
     return x;
   }
   __device__ __forceinline__ bool sees(const AttentionParams& p, int key) const {
     if constexpr (Variant::kHasMaskMod) {
-      __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
+      assume_indices(key);
       return Variant::mask_mod(p.variant, b, h, q_idx, key);
     }
     return true;

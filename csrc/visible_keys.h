@@ -55,13 +55,18 @@ JAXINFER_INLINE SeqRows rows_of_seq(const AttentionParams& p, int seq, SeqLength
   return {seq == 0 ? 0 : clamp32(lengths.first, 0, end), end, max32(lengths.kv_len, 0)};
 }
 
+// Where query `index` of a sequence stands in it.
+JAXINFER_INLINE int position_of(const AttentionParams& p, SeqRows rows, int index) {
+  return p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index;
+}
+
 // Which keys query row `row` of sequence `seq` sees; `list_keys`: those its page list can hold.
 // 32 bits, for a GPU computes this before it can use a key: every sum stays within them.
 JAXINFER_INLINE Row visible_keys(const AttentionParams& p, const WorkItem& item, int64_t list_keys,
                                  int seq, SeqRows rows, int row) {
   if (row < rows.begin || row >= rows.end) return {seq, 0, 0, 0, 0};  // not its row: a wrong plan
   const int index = row - rows.begin;
-  const int position = p.is_top_left ? index : rows.kv_len - (rows.end - rows.begin) + index;
+  const int position = position_of(p, rows, index);
   const int left = static_cast<int>(p.window_left), right = static_cast<int>(p.window_right);
   int lo = position > left ? position - left : 0;
   int hi = p.is_causal ? min32(rows.kv_len, position + 1) : rows.kv_len;
