@@ -15,9 +15,6 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
-# What a tile of the CUDA kernels costs besides its keys, in what 16 keys of a decode
-# tile take. For decode 1 to 8 made no lengths faster: see docs/performance.md.
-_DECODE_ITEM_COST, _PREFILL_ITEM_COST = 0, 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,16 +119,18 @@ class PlanFacts:
 
 
 def _gpu_tile_classes(facts: PlanFacts) -> tuple[TileClass, ...]:
-    """The tiles of csrc/attention.cuh; costs in what 16 keys of a decode tile take."""
+    """The tiles of csrc/attention.cuh; costs in what 16 keys of a decode tile take.
+
+    None has an item_cost: for decode, 1 to 8 gained nothing (docs/performance.md).
+    """
     group = facts.num_q_heads // facts.num_kv_heads
-    prefill_rows = 128 if facts.head_dim <= 128 else 64
-    prefill = TileClass(prefill_rows, 128, 13, _PREFILL_ITEM_COST)
+    prefill = TileClass(128 if facts.head_dim <= 128 else 64, 128, 13)
     if group > 16:
         return (prefill,)
     # One token each, most likely. Bits must not depend on the batch in the other mode.
     if facts.num_tokens == facts.num_seqs and not facts.config.batch_invariant:
-        return (TileClass(8 if group <= 8 else 16, 16, 1, _DECODE_ITEM_COST),)
-    return (TileClass(16, 16, 1, _DECODE_ITEM_COST), prefill)
+        return (TileClass(8 if group <= 8 else 16, 16, 1),)
+    return (TileClass(16, 16, 1), prefill)
 
 
 def _heads_per_item(num_kv_heads: int, config: PlanConfig, num_ctas: int) -> int:
