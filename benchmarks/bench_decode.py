@@ -21,7 +21,9 @@ from benchmarks.peers import in_jax
 from jaxinfer.testing.cases import AttentionCase
 
 
-def jaxinfer(pool: Pool, implementation: str | None = None) -> Prepared:
+def jaxinfer(
+    pool: Pool, implementation: str | None = None, variant: ji.Variant | None = None
+) -> Prepared:
     """Our kernel, with a plan made on the host."""
     plan = host_plan(pool.case)
     implementation = implementation or own_implementation()
@@ -35,6 +37,7 @@ def jaxinfer(pool: Pool, implementation: str | None = None) -> Prepared:
             table,
             kv_lens,
             plan=plan,
+            variant=variant,
             implementation=implementation,
         )
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ REPEATS = 3
 
 def records() -> Iterator[dict[str, Any]]:
     """Compiles in a child process, with an empty cache of its own."""
+    return records_of_child("compile", "benchmarks.bench_jit")
+
+
+def records_of_child(benchmark: str, *command: str) -> Iterator[dict[str, Any]]:
+    """What a module prints that compiles for a GPU, with an empty cache of its own.
+
+    Args:
+      benchmark: its name in the record that says why there is no other.
+      *command: the module and its arguments.
+    """
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             "JAXINFER_CACHE_DIR": folder,
@@ -31,7 +41,7 @@ def records() -> Iterator[dict[str, Any]]:
             "JAX_PLATFORMS": "cpu",
         }
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.bench_jit"],
+            [sys.executable, "-m", *command],
             capture_output=True,
             text=True,
             env=os.environ | environment,
@@ -41,8 +51,16 @@ def records() -> Iterator[dict[str, Any]]:
         )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        yield failure("compile", "", "jaxinfer", RuntimeError(last))
+        yield failure(benchmark, "", "jaxinfer", RuntimeError(last))
     yield from (json.loads(line) for line in done.stdout.splitlines())
+
+
+def print_record(benchmark: str, case: str, times: Sequence[float]) -> None:
+    """One line, of microseconds in any order."""
+    ordered = [round(time, 1) for time in sorted(times)]
+    stats = {"us": ordered[len(ordered) // 2], "us_min": ordered[0]}
+    stats["us_max"] = ordered[-1]
+    print(json.dumps(record(benchmark, case, "jaxinfer", stats)), flush=True)
 
 
 def _specs() -> list[Any]:
@@ -90,11 +108,7 @@ def main() -> None:
             cold = [_time(spec, folder) for folder in folders]
             warm = [_time(spec, folder) for folder in folders]
         for state, times in (("empty cache", cold), ("in the cache", warm)):
-            times = [round(t, 1) for t in sorted(times)]
-            stats = {"us": times[len(times) // 2], "us_min": times[0]}
-            stats["us_max"] = times[-1]
-            case = f"{spec.kernel}, {state}"
-            print(json.dumps(record("compile", case, "jaxinfer", stats)), flush=True)
+            print_record("compile", f"{spec.kernel}, {state}", times)
 
 
 if __name__ == "__main__":

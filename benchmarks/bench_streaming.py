@@ -17,7 +17,7 @@ import numpy as np
 
 import jaxinfer as ji
 from benchmarks import decode_cells
-from benchmarks.bench_decode import host_plan
+from benchmarks.bench_decode import host_plan, jaxinfer
 from benchmarks.bench_variants import implementation
 from benchmarks.decode_pool import Pool, Prepared, check
 from benchmarks.gpu_timing import Chain, Settings
@@ -40,7 +40,7 @@ def records(cases: Sequence[AttentionCase], settings: Settings) -> Iterator[dict
     for case in cases:
         took: dict[str, float] = {}
         for impl, ways in (
-            ("plain", [functools.partial(_attention, variant=None)]),
+            ("plain", [_plain]),
             ("separate", separate),
             ("fused", [_fused]),
         ):
@@ -77,31 +77,16 @@ def _layer(case, prepare, settings) -> tuple[dict[str, float], dict[str, Any]]:
     return times, {"max_err": error} | fields
 
 
-def _attention(pool: Pool, variant: ji.Variant | None) -> tuple[Prepared, dict]:
-    """One kernel."""
-
-    def call(query, shared, table):
-        k_pages, v_pages, kv_lens, plan = shared
-        return ji.ragged_paged_attention(
-            query,
-            k_pages,
-            v_pages,
-            table,
-            kv_lens,
-            plan=plan,
-            variant=variant,
-            implementation=implementation(),
-        )
-
-    plan = host_plan(pool.case)
-    shared = (pool.k_pages, pool.v_pages, pool.kv_lens, plan)
-    return Prepared(call, shared, pool.tables, pool.keys_of), {}
+def _plain(pool: Pool) -> tuple[Prepared, dict]:
+    """The kernel rotates nothing."""
+    return jaxinfer(pool, implementation()), {}
 
 
 def _fused(pool: Pool) -> tuple[Prepared, dict]:
     """The kernel rotates what it reads."""
-    prepared, fields = _attention(pool, variants.rope(pool.case.head_dim))
-    return dataclasses.replace(prepared, keys_of=_turned_keys(pool)), fields
+    variant = variants.rope(pool.case.head_dim)
+    prepared = jaxinfer(pool, implementation(), variant)
+    return dataclasses.replace(prepared, keys_of=_turned_keys(pool)), {}
 
 
 def _separate(pool: Pool, rope: str) -> tuple[Prepared, dict]:

@@ -10,10 +10,6 @@ python -m benchmarks.bench_variants_jit    # prints one JSON record a line
 import argparse
 import dataclasses
 import functools
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxinfer as ji
-from benchmarks.harness import failure, record
+from benchmarks.bench_jit import print_record, records_of_child
 from jaxinfer import jit, variants
 
 COMPILE = "variants_compile"
@@ -32,30 +28,8 @@ COMPILE = "variants_compile"
 
 def records(repeats: int = 3) -> Iterator[dict[str, Any]]:
     """Times it in a child process, with an empty cache of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {
-            "JAXINFER_CACHE_DIR": folder,
-            "JAXINFER_PLAN_TARGET": "sm_90a:132",
-            "JAX_PLATFORMS": "cpu",
-        }
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.bench_variants_jit",
-                f"--repeats={repeats}",
-            ],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            cwd=Path(__file__).parents[1],
-            check=False,
-            timeout=120,
-        )
-    yield from (json.loads(line) for line in done.stdout.splitlines())
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        yield failure(COMPILE, "", "jaxinfer", RuntimeError(last))
+    module = "benchmarks.bench_variants_jit"
+    return records_of_child(COMPILE, module, f"--repeats={repeats}")
 
 
 def _spec(variant: ji.Variant, num_tokens: int) -> jit.KernelSpec:
@@ -102,11 +76,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             folders = [Path(root, str(i)) for i in range(repeats)]
             for state in ("empty cache", "in the cache"):
-                times = sorted(round(_prepare(make, spec, f), 1) for f in folders)
-                stats = {"us": times[repeats // 2], "us_min": times[0]}
-                stats["us_max"] = times[-1]
-                case = f"{name}, {tile}, {state}"
-                print(json.dumps(record(COMPILE, case, "jaxinfer", stats)), flush=True)
+                times = [_prepare(make, spec, folder) for folder in folders]
+                print_record(COMPILE, f"{name}, {tile}, {state}", times)
 
 
 if __name__ == "__main__":
