@@ -6,7 +6,7 @@ import ctypes
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -112,6 +112,12 @@ def variant_of(hook: str, function) -> Variant:
 
 def trace(hook: str, function):
     return variant_of(hook, function).trace(HEAD_DIM, HEAD_DIM_V)
+
+
+def build_cases(cases: Mapping[str, tuple[str, Callable]]) -> dict[str, Emitted]:
+    """By name, of cases (hook, function)."""
+    traced = [trace(*case) for case in cases.values()]
+    return dict(zip(cases, build(traced), strict=True))
 
 
 def inputs_of(hook: str, rows: int = 200, seed: int = 0) -> list[np.ndarray]:

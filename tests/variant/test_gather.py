@@ -109,8 +109,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def compiled():
-    traced = [emitted.trace(*case) for case in CASES.values()]
-    return dict(zip(CASES, emitted.build(traced), strict=True))
+    return emitted.build_cases(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -121,8 +121,8 @@ HOOKS = ("query_mod", "key_mod")
 
 @pytest.fixture(scope="module")
 def compiled():
-    traced = [emitted.trace(HOOKS[i % 2], f) for i, f in enumerate(CASES.values())]
-    return dict(zip(CASES, emitted.build(traced), strict=True))
+    hooks = {name: HOOKS[i % 2] for i, name in enumerate(CASES)}
+    return emitted.build_cases({name: (hooks[name], CASES[name]) for name in CASES})
 
 
 @pytest.mark.parametrize("name", CASES)
