@@ -220,8 +220,8 @@ def assert_attention_close(out: Any, lse: Any, expected: Expected) -> None:
     """Holds a result of an attention op against float64.
 
     The rule: the error is at most 1.5 times that of exact softmax with P rounded to
-    the dtype of the query before P V (the largest of a token), plus one ulp of the
-    output, plus what float32 scores and sums cost.
+    the dtype of the query before P V (the largest of a token, and of three multiples of
+    P), plus one ulp of the output, plus what float32 scores and sums cost.
 
     Args:
       out: [T, N, Hv] in the dtype of query.
