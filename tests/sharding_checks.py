@@ -188,7 +188,9 @@ def sharded(setup: Setup, axis_type: AxisType, check_vma: bool):
 
 def check(setup: Setup, want, axis_type: AxisType, check_vma: bool) -> dict:
     fn, args = sharded(setup, axis_type, check_vma)
-    compiled = fn.lower(*args).compile()
+    traced = fn.trace(*args)
+    (mapped,) = traced.jaxpr.eqns
+    compiled = traced.lower().compile()
     cache, *outs = compiled(*args)
     stored = max(setup.num_kv_heads, setup.head_shards)
     kept_head = np.arange(stored) * setup.num_kv_heads // stored
@@ -208,6 +210,7 @@ def check(setup: Setup, want, axis_type: AxisType, check_vma: bool) -> dict:
         "bytes_of_cache": of_a_shard * 8,
         "temporary_bytes": memory.temp_size_in_bytes,
         "donated": args[0].k_pages.is_deleted(),
+        "smallest_operand": min(x.aval.size for x in mapped.invars),
     }
 
 
@@ -222,7 +225,8 @@ def other_ops(axis_type: AxisType, check_vma: bool) -> dict:
     on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma)
 
     def mapped(fn, in_specs, out_specs):
-        # Under jit: jaxlib 0.11.2 crashes on an eager shard_map with an unused operand.
+        # Under jit: an eager shard_map makes an operand of each array without elements,
+        # and jaxlib 0.11.2 crashes on those.
         fn = jax.jit(on_mesh(fn, in_specs=in_specs, out_specs=out_specs))
         shardings = [NamedSharding(mesh, spec) for spec in in_specs]
         return lambda *args: fn(*jax.device_put(args, tuple(shardings)))

@@ -51,6 +51,7 @@ def test_decoding_is_exact_and_in_place_without_collectives(facts, setup, kind):
     assert found["cache_is_sharded"]
     assert found["collectives"] == []
     assert found["donated"]
+    assert found["smallest_operand"] > 0  # jaxlib 0.11.2 crashes on an empty one
     assert found["bytes_not_aliased"] <= 0
     assert found["writes_of_the_cache"] == []
     assert found["temporary_bytes"] < found["bytes_of_cache"] / 2

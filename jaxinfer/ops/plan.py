@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinfer import _check, _fold, _native
+from jaxinfer._attention import absent
 from jaxinfer._compat import call_target, define_op, out_type
 from jaxinfer._library import kernel_attributes
 from jaxinfer._plan import Plan, PlanConfig, PlanFacts, gpu_arch
@@ -83,7 +84,10 @@ def plan(
         raise ValueError(f"config must be hashable, got {config!r}") from error
     if isinstance(kv_lens, np.ndarray) and isinstance(cu_q_lens, np.ndarray):
         return Plan(_native.make_plan(facts.encoded, cu_q_lens, kv_lens), facts)
-    return Plan(plan_op.bind(jnp.asarray(cu_q_lens), kv_lens, facts=facts)[0], facts)
+    # What is absent is made in the graph: as a constant it would be an operand of an
+    # enclosing shard_map, and jaxlib 0.11.2 crashes on operands without elements there.
+    cu_q_lens = jnp.asarray(cu_q_lens) if cu_q_lens.size else absent(jnp.int32)
+    return Plan(plan_op.bind(cu_q_lens, kv_lens, facts=facts)[0], facts)
 
 
 @functools.lru_cache(1024)
