@@ -467,12 +467,9 @@ struct DecodeSums {
 JAXINFER_DEVICE void modify_stage(const AttentionParams& p, const Item& item, int head,
                                   uint8_t* shared, uint32_t stage, int first, unsigned present) {
   uint8_t* keys = shared + (stage - shared_address(shared));
-#pragma unroll 1
-  for (int row = 0; row < kDecodeKeys; row += 4) {
-    modify_keys<4>(p, item, item.kv_head_begin + head, keys, keys + kDecodeKeys * kRowBytes,
-                   kDecodeKeys, row, first + row + item.key_base,
-                   [&](int r) { return (present >> (row + r) & 1) != 0; });
-  }
+  modify_keys<kDecodeKeys>(p, item, item.kv_head_begin + head, keys, keys + kDecodeKeys * kRowBytes,
+                           kDecodeKeys, 0, first + item.key_base,
+                           [&](int r) { return (present >> r & 1) != 0; });
   __syncwarp();
 }
 

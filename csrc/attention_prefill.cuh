@@ -171,12 +171,10 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
       __syncthreads();
 #pragma unroll 1
       for (int row = warp * 16; row < warp * 16 + 16; row += 4) {
-        Place rows[4];
-#pragma unroll
-        for (int r = 0; r < 4; ++r) rows[r] = Place::of(p, item, h, row + r);
+        const Place place = Place::of(p, item, h, row + lane / 8);  // where modify_rows has it
         modify_rows<kHeadDim, 4>(
             shared, kTiles.prefill_rows, row, [&](int r) { return row + r < item.num_rows; },
-            [&](const auto& vector, int r, int i) { return rows[r].query(p, vector, i); });
+            [&](const auto& vector, int, int i) { return place.query(p, vector, i); });
       }
       __syncwarp();
     }

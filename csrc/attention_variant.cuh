@@ -113,13 +113,31 @@ JAXINFER_DEVICE int block_state(const AttentionParams& p, const Item& item, int 
 
 // ---- vectors ---------------------------------------------------------------------------------
 
-// Row `row` of a swizzled tile of `rows` rows.
+// 16 bytes of shared memory. Plain reads would be taken apart into their words, which meet in
+// banks. The compiler makes one of two reads of an address, and knows of no writes: settle() fences
+// them.
+JAXINFER_DEVICE uint4 load_shared(uint32_t from) {
+  uint4 x;
+  asm("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+      : "r"(from));
+  return x;
+}
+// What x is computed from is read before this, and what is computed from x behind it.
+JAXINFER_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)::"memory"); }
+
+// Row `row` of a swizzled tile of `rows` rows, of which this lane has elements 8 own .. + 8.
+// Counted from there, the compiler knows where in which chunk of 8 another element lies.
 struct SharedVector {
-  const uint16_t* tile;
-  int rows, row;
+  uint32_t tile;
+  int rows, row, own;
 
   __device__ __forceinline__ float operator()(int i) const {
-    return Type::widen(tile[swizzled(rows, row, i >> 3) / 2 + (i & 7)]);
+    const int from_own = i - 8 * own, e = from_own & 7;
+    const uint4 chunk = load_shared(tile + swizzled(rows, row, own + (from_own >> 3)));
+    const uint32_t even = e & 4 ? chunk.z : chunk.x, odd = e & 4 ? chunk.w : chunk.y;
+    const uint32_t pair = e & 2 ? odd : even;
+    return Type::widen(static_cast<uint16_t>(e & 1 ? pair >> 16 : pair));
   }
 };
 
@@ -131,37 +149,42 @@ struct GlobalVector {
   }
 };
 
-// One warp replaces rows `first` + r of a tile in shared memory, r < kRows, by hook(vector, r, i),
-// but for those that exists(r) denies. A lane has elements 2 lane and 2 lane + 1 of each 64: a hook
-// that treats halves or quarters of a vector apart knows at compile time which of them it is in.
+// One warp replaces rows `first` + r of a tile in shared memory, r < kRows, by hook(vector, r, i).
+// Rows that exists(r) denies stay as they are, but are computed like all others: a branch around
+// each would have them wait for one another.
+// A few lanes share a row, 8 of them if it has 128 elements: several rows are under way at once. A
+// lane has a chunk of 8 elements in each part of a row, and halves consist of parts. So what a
+// hook computes for both of a pair that it rotates is computed once, and a hook that treats halves
+// apart knows at compile time which one it is in.
 template <int kDim, int kRows, typename Exists, typename Hook>
 JAXINFER_DEVICE void modify_rows(uint8_t* tile, int rows, int first, Exists exists, Hook hook) {
-  constexpr int kTurns = (kDim + kPanel - 1) / kPanel;
-  const int column = 2 * (threadIdx.x & 31);
-  uint16_t* elements = reinterpret_cast<uint16_t*>(tile);
-  uint32_t made[kRows][kTurns];
+  // Of a half, in chunks, the largest power of two that divides it.
+  constexpr int kHalf = kDim / 16, kPower = kHalf & -kHalf;
+  constexpr int kChunks = kPower < 8 ? kPower : 8, kParts = kDim / 8 / kChunks;
+  constexpr int kLanes = kChunks > 32 / kRows ? kChunks : 32 / kRows;
+  static_assert(kDim % 16 == 0 && kRows % (32 / kLanes) == 0, "whole turns of a warp");
+  const int lane = threadIdx.x & 31, chunk = lane % kChunks;
+#pragma unroll 1
+  for (int r = lane / kLanes; r < kRows; r += 32 / kLanes) {
+    SharedVector vector{shared_address(tile), rows, first + r, chunk};
+    settle(vector.tile);
+    uint32_t made[kParts][4];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (!exists(r)) continue;
-    const SharedVector vector{elements, rows, first + r};
+    for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-    for (int t = 0; t < kTurns; ++t) {
-      const int i = t * kPanel + column;
-      if (kDim % kPanel == 0 || i < kDim)
-        made[r][t] = Type::pack(hook(vector, r, i), hook(vector, r, i + 1));
-    }
-  }
-  __syncwarp();
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (!exists(r)) continue;
-#pragma unroll
-    for (int t = 0; t < kTurns; ++t) {
-      const int i = t * kPanel + column;
-      if (kDim % kPanel == 0 || i < kDim) {
-        uint16_t* to = elements + swizzled(rows, first + r, i >> 3) / 2 + (i & 7);
-        *reinterpret_cast<uint32_t*>(to) = made[r][t];
+      for (int e = 0; e < 4; ++e) {
+        const int i = 8 * chunk + (8 * kChunks * part + 2 * e);
+        made[part][e] = Type::pack(hook(vector, r, i), hook(vector, r, i + 1));
+        settle(made[part][e]);
       }
+    }
+    __syncwarp();
+    if (!exists(r)) continue;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      uint8_t* to = tile + swizzled(rows, first + r, part * kChunks + chunk);
+      *reinterpret_cast<uint4*>(to) =
+          make_uint4(made[part][0], made[part][1], made[part][2], made[part][3]);
     }
   }
 }

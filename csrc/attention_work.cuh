@@ -95,6 +95,7 @@ struct BoundsRead {
 };
 
 // Rows of one sequence see ranges that only move right: the first and the last bound all.
+template <int kMostRows = Spec::kTileRows>
 JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkItem& work,
                                const BoundsRead& read) {
   Item item{};
@@ -113,7 +114,7 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
     item.parts_end = min(read.parts_end, static_cast<int>(p.num_parts));
   }
   // A wrong plan: no rows, so nothing is read or written.
-  if (!is_valid(p, work) || item.num_rows > Spec::kTileRows) {
+  if (!is_valid(p, work) || item.num_rows > kMostRows) {
     item.num_rows = item.num_heads = 0;
     return item;
   }
@@ -219,11 +220,14 @@ struct Scores {
   JAXINFER_DEVICE Scores make(const AttentionParams& p, int kv_head) {
     Scores s{p.scale, p.logits_soft_cap, kScaleEarly ? kLog2e : p.scale * kLog2e};
     if (Spec::kHasKScale) s.scale *= p.k_scale[kv_head];
+    if (Spec::kHasSoftCap) s.scale *= 2.0f * kLog2e / s.cap;
     return s;
   }
   __device__ __forceinline__ float operator()(float score) const {
     if constexpr (kScaleEarly) score *= scale;
-    if constexpr (Spec::kHasSoftCap) score = cap * tanh_exp(score / cap);
+    // cap * tanh(score / cap), to 5e-7 of the cap: tanh.approx errs by 2^-11.
+    if constexpr (Spec::kHasSoftCap)
+      score = fmaf(-2.0f * cap, reciprocal_approx(1.0f + exp2_approx(score)), cap);
     return score;
   }
 };

@@ -156,6 +156,15 @@ JAXINFER_DEVICE uint64_t count_up_relaxed(uint64_t* counter, uint64_t by) {
                : "memory");
   return before;
 }
+// What the counter was: it goes from 0 to `last`, and to 0 again.
+JAXINFER_DEVICE uint32_t count_around(uint32_t* counter, uint32_t last) {
+  uint32_t before;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return before;
+}
 JAXINFER_DEVICE void raise_to(uint64_t* counter, uint64_t least) {
   asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(counter), "l"(opaque(least))
                : "memory");
@@ -180,11 +189,6 @@ JAXINFER_DEVICE float reciprocal_approx(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-// Exact enough for logits: tanh.approx errs by 2^-11.
-JAXINFER_DEVICE float tanh_exp(float x) {
-  return 1.0f - 2.0f / (1.0f + exp2_approx(2.0f * kLog2e * x));
 }
 
 template <int kFrom, int kTo>

@@ -80,14 +80,18 @@ struct VariantFloats : VariantBits {
   JAXINFER_HOOK float logistic(float x) {
     return reciprocal(1.0f + exp2(x * -1.44269504088896340736f));
   }
-  JAXINFER_HOOK float tanh(float x) {
-    return 1.0f - 2.0f * reciprocal(1.0f + exp2(x * 2.88539008177792681472f));
+  // size * tanh(factor * x); tanh errs by 5e-7 at most. Of literals, both are free.
+  JAXINFER_HOOK float tanh(float x, float factor = 1.0f, float size = 1.0f) {
+    const float rest = reciprocal(1.0f + exp2(x * (2.88539008177792681472f * factor)));
+    return ::fmaf(-2.0f * size, rest, size);
   }
 
   // To [-pi, pi], by 2 pi in two parts: exact for angles of a million. The library's reduction
   // of larger ones would need local memory.
   JAXINFER_HOOK float reduced_angle(float x) {
-    const float turns = ::rintf(x * 0.15915494309189533577f);
+    // Floats of this size are integers, so that the sum is rounded to one.
+    constexpr float kRound = 12582912.0f;
+    const float turns = ::fmaf(x, 0.15915494309189533577f, kRound) - kRound;
     const float rest = ::fmaf(turns, -6.28318548202514648438f, x);
     return ::fmaf(turns, 1.7484555314695172e-7f, rest);
   }
@@ -154,7 +158,9 @@ struct VariantFloats : VariantBits {
   JAXINFER_HOOK float expm1(float x) { return ::expm1f(x); }
   JAXINFER_HOOK float log1p(float x) { return ::log1pf(x); }
   JAXINFER_HOOK float logistic(float x) { return 1.0f / (1.0f + ::expf(-x)); }
-  JAXINFER_HOOK float tanh(float x) { return ::tanhf(x); }
+  JAXINFER_HOOK float tanh(float x, float factor = 1.0f, float size = 1.0f) {
+    return size * ::tanhf(factor * x);
+  }
   JAXINFER_HOOK float sin(float x) { return ::sinf(x); }
   JAXINFER_HOOK float cos(float x) { return ::cosf(x); }
   JAXINFER_HOOK float tan(float x) { return ::tanf(x); }

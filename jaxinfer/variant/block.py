@@ -82,7 +82,9 @@ class Block:
         text = index.text()
         text = f"({text})" if " " in text else text
         quotient = self.index(f"{text} / {size}", index.high // size)
-        return quotient, self.index(f"{text} % {size}", size - 1)
+        rest = self.index(f"{text} % {size}", size - 1)
+        product = (size, f"{text} - {rest.text()}")
+        return Index.variable(quotient.text(), 0, quotient.high, product), rest
 
     def choose(
         self,

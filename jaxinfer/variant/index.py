@@ -9,11 +9,20 @@ _INT = 2**31 - 1
 
 
 class Variable(NamedTuple):
-    """An int of device code, and what it lies between."""
+    """An int of device code, and what it lies between.
+
+    Attributes:
+      name: of the variable.
+      low: it is at least this.
+      high: it is at most this.
+      product: of a quotient, (size, size times it in C++): compilers do not see that
+        2 * (i / 2) is i - i % 2, a neighbour of i.
+    """
 
     name: str
     low: int
     high: int
+    product: tuple[int, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +47,13 @@ class Index:
         return cls((), int(value), int(value), int(value))
 
     @classmethod
-    def variable(cls, name: str, low: int, high: int) -> "Index":
+    def variable(
+        cls, name: str, low: int, high: int, product: tuple[int, str] | None = None
+    ) -> "Index":
         """A variable of device code; a number if it can be nothing else."""
         if low == high:
             return cls.number(low)
-        return cls(((Variable(name, low, high), 1),), 0, low, high)
+        return cls(((Variable(name, low, high, product), 1),), 0, low, high)
 
     @property
     def value(self) -> int | None:
@@ -99,6 +110,10 @@ class Index:
         terms = sorted(self.terms, key=lambda term: term[1] < 0)
         for variable, factor in terms:
             name = variable.name if reach <= _INT else f"int64_t{{{variable.name}}}"
+            size, whole = variable.product or (0, "")
+            if size and factor % size == 0 and reach <= _INT:
+                name = whole if factor == size else f"({whole})"
+                factor //= size
             product = name if abs(factor) == 1 else f"{abs(factor)} * {name}"
             text += _signed(text, factor < 0, product)
         if self.offset or not text:
@@ -117,6 +132,6 @@ def _signed(before: str, is_negative: bool, text: str) -> str:
 
 def _sum(terms: list[tuple[Variable, int]], offset: int) -> Index:
     total = Index.number(offset)
-    for (name, low, high), factor in terms:
-        total = total + Index.variable(name, low, high) * factor
+    for variable, factor in terms:
+        total = total + Index.variable(*variable) * factor
     return total

@@ -121,6 +121,40 @@ def _has_reciprocal(node: Node) -> bool:
     return 2.0**-126 <= size <= 2.0**126 and math.isfinite(size)
 
 
+def _multiply(block: Block, node: Result, indices: Indices) -> str:
+    source, size = _scaled(node)
+    if isinstance(source, Result) and source.name == "tanh":
+        return _tanh(block, source, indices, size)
+    return _elementwise(block, node, indices)
+
+
+def _tanh(block: Block, node: Result, indices: Indices, size: float = 1.0) -> str:
+    """size * tanh(factor * x), where numbers cost nothing: cap * tanh(score / cap)."""
+    if node.dtype.name != "float32":
+        return _elementwise(block, node, indices)
+    source, factor = _scaled(node.call.inputs[0])
+    arguments = [block.at(source, indices if source.shape else ())]
+    if (factor, size) != (1.0, 1.0):
+        arguments += [dtypes.literal(number, node.dtype) for number in (factor, size)]
+    return block.assign(node.dtype, f"tanh({', '.join(arguments)})")
+
+
+def _scaled(node: Node) -> tuple[Node, float]:
+    """(x, number) of a float32 x times a number, or over it; else (node, 1)."""
+    if (
+        isinstance(node, Result)
+        and node.dtype.name == "float32"
+        and node.name in ("mul", "div")
+    ):
+        x, by = node.call.inputs
+        if node.name == "mul" and isinstance(x, Number):
+            x, by = by, x
+        if _has_reciprocal(by):
+            number = float(by.value)
+            return x, float(np.float32(number if node.name == "mul" else 1.0 / number))
+    return node, 1.0
+
+
 def _select_n(block: Block, node: Result, indices: Indices) -> str:
     which, *cases = elements(block, node, indices)
     if dtypes.kind(node.call.inputs[0].dtype) == "bool":
@@ -214,6 +248,7 @@ RULES = {
     "convert_element_type": _convert,
     "copy": _same,
     "copy_p": _same,
+    "mul": _multiply,
     "optimization_barrier": _same,
     "pcast": _same,
     "pvary": _same,
@@ -221,4 +256,5 @@ RULES = {
     "round": _round,
     "select_n": _select_n,
     "stop_gradient": _stop_gradient,
+    "tanh": _tanh,
 }

@@ -47,10 +47,8 @@ TEXTS = {
   static constexpr bool kHasScoreMod = true;
 
   JAXINFER_HOOK float score_mod({SCORE}) {{
-    const float t0 = divide_by(score, 30.0f);
-    const float t1 = tanh(t0);
-    const float t2 = 30.0f * t1;
-    return t2;
+    const float t0 = tanh(score, 0x1.111112p-5f, 30.0f);
+    return t0;
   }}
 }};
 }}  // namespace jaxinfer

@@ -140,6 +140,8 @@ FLOATS = {
     "minus_minus": lambda x: lax.neg(-(x * -1.0)),
     "by_small": lambda x: x / 1e-37,
     "by_three": lambda x: x / 3.0,
+    "scaled_tanh": lambda x: -3.0 * jnp.tanh(x * 0.1) + jnp.tanh(x / 7.0) * 2.0,
+    "scaled_tanh_of_bfloat16": lambda x: 3.0 * jnp.tanh(x.astype("bfloat16") / 2.0),
     "optimization_barrier": lambda x: lax.optimization_barrier((x, x + 1))[1],
     "nested_jit": lambda x: jax.jit(lambda y: jax.jit(jnp.sin)(y) + y)(x),
     "checkpoint": lambda x: jax.checkpoint(jnp.sin)(x),
