@@ -44,6 +44,10 @@ struct CUlaunchConfig {
   unsigned num_attributes;
 };
 
+constexpr int kTensorFloat16 = 6, kTensorBFloat16 = 9;  // CUtensorMapDataType
+constexpr int kSwizzle128Bytes = 3;                     // CUtensorMapSwizzle
+constexpr int kPromote256Bytes = 3;                     // CUtensorMapL2promotion
+
 struct CudaDriver {
   CUresult (*cuGetErrorString)(CUresult, const char**);
   CUresult (*cuCtxGetDevice)(CUdevice*);
@@ -56,6 +60,11 @@ struct CudaDriver {
   CUresult (*cuKernelSetAttribute)(int, int, CUkernel, CUdevice);
   CUresult (*cuMemAlloc_v2)(unsigned long long*, size_t);
   CUresult (*cuMemsetD8_v2)(unsigned long long, unsigned char, size_t);
+  // Since 12.0. (map, type, rank, address, sizes, strides, box, steps, interleaving, swizzle,
+  // promotion, fill)
+  CUresult (*cuTensorMapEncodeTiled)(void*, int, unsigned, void*, const unsigned long*,
+                                     const unsigned long*, const unsigned*, const unsigned*, int,
+                                     int, int, int);
   CUresult (*cuLaunchKernelEx)(const CUlaunchConfig*, CUfunction, void**, void**);
 };
 

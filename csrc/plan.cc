@@ -99,6 +99,7 @@ struct Cut {
   int outer, inner;
   int64_t total;
   int64_t num_ranges;
+  bool is_whole;  // ranges begin where tiles do
 
   // range * total / num_ranges, which could overflow.
   int64_t begin(int64_t range) const {
@@ -112,8 +113,12 @@ struct Cut {
 Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   bool decode = true;
   int64_t cost = 0, keys = 0, max_first_cost = 1, decode_rows = 1;
+  int max_cost = 0;
   for (const QueryTile& tile : tiles) {
     cost += tile.item_cost + static_cast<int64_t>(tile.num_units) * tile.unit_cost;
+    const bool is_short = tile.item.tile_class < facts.num_tile_classes - 1;
+    max_cost = std::max(max_cost,
+                        whole_tile_cost(is_short, tile.item_cost, tile.unit_cost, tile.num_units));
     keys += tile.num_keys;
     max_first_cost = std::max<int64_t>(max_first_cost, tile.item_cost + tile.unit_cost);
     if (tile.item.row_mode == kPaddingRows) continue;
@@ -122,7 +127,7 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
     decode_rows = std::max(decode_rows, rows);
   }
   const int groups = facts.head_groups();
-  Cut cut{decode ? 1 : groups, decode ? groups : 1, 0, 0};
+  Cut cut{decode ? 1 : groups, decode ? groups : 1, 0, 0, false};
   cut.total = cost * cut.outer;
   int64_t ranges = facts.num_ctas / cut.inner;
   // Every range must hold a unit of every tile it crosses (parts are then consecutive), be
@@ -135,6 +140,8 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
     ranges = std::min(ranges, std::max(worth, static_cast<int64_t>(tiles.size())));
   }
   cut.num_ranges = std::max<int64_t>(ranges, 1);
+  cut.is_whole = !decode && facts.whole_tiles_from > 0 && !facts.batch_invariant &&
+                 cut.total / facts.num_ctas / facts.whole_tiles_from >= max_cost;
   return cut;
 }
 
@@ -169,13 +176,14 @@ WorkItem make_item(const PlanFacts& facts, const Piece& piece) {
 // Fills the sections of the buffer, CTA by CTA.
 class PlanWriter {
  public:
-  PlanWriter(const PlanFacts& facts, int32_t* buffer)
+  PlanWriter(const PlanFacts& facts, bool is_whole, int32_t* buffer)
       : facts_(facts),
         layout_(plan_layout(facts)),
         buffer_(buffer),
         items_(reinterpret_cast<WorkItem*>(buffer + layout_.items)),
         parts_(facts.head_groups()) {
-    // Items are written whole, once; all other bytes start as zero.
+    header_.is_whole = is_whole;
+    // Items are written at once; all other bytes start as zero.
     std::memset(buffer, 0, layout_.items * sizeof(int32_t));
     std::memset(buffer + layout_.merges, 0, (layout_.size - layout_.merges) * sizeof(int32_t));
   }
@@ -246,7 +254,7 @@ void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* 
                int32_t* buffer) {
   const std::vector<QueryTile> tiles = query_tiles(facts, cu_q_lens, kv_lens);
   const Cut cut = choose_cut(facts, tiles);
-  PlanWriter writer(facts, buffer);
+  PlanWriter writer(facts, cut.is_whole, buffer);
   std::vector<Piece> pieces;    // of one range
   std::vector<WorkItem> items;  // theirs
   int64_t cost = 0;             // where the current unit starts on the cost axis
@@ -261,7 +269,9 @@ void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* 
       // The next unit starts here, and those after it behind what the tile itself costs.
       const int64_t item_cost = unit == 0 ? t.item_cost : 0;
       const int64_t starting = (end - cost - item_cost + t.unit_cost - 1) / t.unit_cost;
-      const int64_t fitting = facts.batch_invariant ? 1 : std::max<int64_t>(starting, 1);
+      const int64_t fitting = facts.batch_invariant ? 1
+                              : cut.is_whole        ? t.num_units
+                                                    : std::max<int64_t>(starting, 1);
       const int units = static_cast<int>(std::min<int64_t>(fitting, t.num_units - unit));
       pieces.push_back({&t, unit, unit + units, group});
       items.push_back(make_item(facts, pieces.back()));

@@ -114,7 +114,8 @@ struct Planner {
   Counts counts = 0;
   // The cut.
   int outer = 1, inner = 1, num_ranges = 1;
-  Cost range_cost = 1;  // range_cost * num_ranges + remainder = cost * outer
+  bool is_whole = false;  // ranges begin where tiles do
+  Cost range_cost = 1;    // range_cost * num_ranges + remainder = cost * outer
   int remainder = 0;
   Divisor by_num_ranges{};
 
@@ -267,6 +268,7 @@ struct alignas(16) TileSums {
   Cost cost, keys;
   int max_first_cost, longest;  // the first unit of a tile counts with item_cost
   Counts counts;
+  int max_cost;  // of a tile; of no use in a plain batch
 };
 constexpr int kRowsBits = 17, kNotPlain = 1 << 30;
 
@@ -286,6 +288,9 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       const Tile tile = make_tile(p, seq, tile_index);
       const auto& shape = p.tiles[seq.tile_class];
       own.cost += shape.item_cost + static_cast<Cost>(tile.num_units) * shape.unit_cost;
+      const int whole = whole_tile_cost(seq.tile_class < p.last_class, shape.item_cost,
+                                        shape.unit_cost, tile.num_units);
+      if (!kPlain) own.max_cost = upper(own.max_cost, whole);
       own.keys += tile.num_keys;
       own.max_first_cost = upper(own.max_first_cost, shape.item_cost + shape.unit_cost);
       if (seq.index < p.num_seqs)
@@ -305,6 +310,7 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
   warp.keys = join_to_lane(own.keys, add);
   warp.max_first_cost = __reduce_max_sync(kAllLanes, own.max_first_cost);
   warp.longest = __reduce_max_sync(kAllLanes, own.longest);
+  if (!kPlain) warp.max_cost = __reduce_max_sync(kAllLanes, own.max_cost);
   if (planner.is_invariant()) warp.counts = join_to_lane(own.counts, add);
   const TileSums<Cost>* warps = exchange<0>(warp);
   Cost before = warp.cost - own.cost;
@@ -321,6 +327,7 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       sums.keys += other.keys;
       sums.max_first_cost = upper(sums.max_first_cost, other.max_first_cost);
       sums.longest = upper(sums.longest, other.longest);
+      if (!kPlain) sums.max_cost = upper(sums.max_cost, other.max_cost);
       sums.counts += other.counts;
     }
   } while (w < static_cast<int>(blockDim.x / 32));
@@ -345,6 +352,8 @@ JAXINFER_INLINE void choose_cut(Planner<Cost>& planner, const TileSums<Cost>& su
   planner.outer = has_prefill ? p.head_groups : 1;
   planner.inner = has_prefill ? 1 : p.head_groups;
   const auto total = sums.cost * planner.outer;
+  planner.is_whole = has_prefill && p.whole_tiles_from > 0 &&
+                     quotient(quotient(total, p.num_ctas), p.whole_tiles_from) >= sums.max_cost;
   // Mostly there is enough work for all CTAs, which no division is needed to see.
   int ranges = p.most_ranges[has_prefill];
   Divisor by = p.by_most_ranges[has_prefill];
@@ -437,6 +446,7 @@ JAXINFER_INLINE void find_ranges(const Planner<Cost>& planner) {
     const Cost behind = upper<Cost>(cost - begin - 1 - shape.item_cost, 0);
     int unit = divide(behind, shape.by_unit_cost, shape.unit_cost) + is_inside;
     begin += (is_inside ? shape.item_cost : 0) + static_cast<Cost>(unit) * shape.unit_cost;
+    if (planner.is_whole && is_inside) begin = end;
     const int skipped = static_cast<int>(begin - cost);
     if (begin == end) {  // it begins with the next tile
       before += count_of(unit);
@@ -497,7 +507,8 @@ JAXINFER_INLINE void count_pieces(const Planner<Cost>& planner) {
     first = all_first != 0 ? base + 30 - __clz(all_first) : first;
   } while ((base += 32) <= num_ranges);
   const int load = static_cast<int>(lower<int64_t>(max_load, kUnbounded));
-  *shared_at<int>(0) = __reduce_max_sync(kAllLanes, load);
+  shared_at<int>(0)[0] = __reduce_max_sync(kAllLanes, load);
+  shared_at<int>(0)[1] = planner.is_whole;  // there, lest it need a register
 }
 
 // ---- 5. write ----------------------------------------------------------------------------------
@@ -646,9 +657,9 @@ JAXINFER_INLINE void write_plan(const Planner<Cost>& planner) {
     for (uint32_t i = used; at < used && i < at + 4; ++i) p.buffer[i] = 0;
   }
   if (blockIdx.x == gridDim.x - 1 && threadIdx.x == last_thread) {
-    const int max_load = *shared_at<int>(0);
-    const PlanHeader header{num_items, num_merges, num_parts, num_ctas, max_load, {}};
-    store_whole(p.buffer, header);
+    const int *kept = shared_at<int>(0), max_load = kept[0], is_whole = kept[1];
+    store_whole(p.buffer,
+                PlanHeader{num_items, num_merges, num_parts, num_ctas, max_load, is_whole, {}});
   }
 }
 

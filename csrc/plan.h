@@ -39,6 +39,7 @@ struct PlanFacts {
   int batch_invariant;   // 0 or 1
   int split_keys;        // chunk of the batch-invariant mode
   int ctas_per_sm;       // of the CUDA kernel; num_ctas counts them all
+  int whole_tiles_from;  // a CTA's share in longest tiles, from which on none is split; 0: never
   int num_tile_classes;
   TileClass tile_classes[kMaxTileClasses];
 
@@ -53,6 +54,15 @@ struct PlanFacts {
     return batch_invariant ? 0 : tile_classes[tile_class].item_cost;
   }
 };
+
+// What a tile that is not split costs a CTA, to compare with its share. Too much if it is short:
+// those are balanced by splitting them, whatever stands beside them.
+constexpr int whole_tile_cost(bool is_short, int item_cost, int unit_cost, int num_units) {
+  constexpr int kMost = 1 << 30;
+  const int64_t cost = item_cost + int64_t{unit_cost} * num_units;
+  return is_short ? kUnbounded : cost < kMost ? static_cast<int>(cost) : kMost;
+}
+
 constexpr int kPlanFactsSize = sizeof(PlanFacts) / sizeof(int);
 
 // Reads facts from an int32 array. Returns nullptr, or what is wrong with them.

@@ -14,7 +14,7 @@ constexpr int kMostPlannedCtas = 4096;
 // More would leave a thread too few registers. There is always a multiple of 128.
 constexpr int kMostPlanThreads = 512;
 // Shared memory for what a thread keeps of a sequence, and for what a warp tells the others.
-constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 32;
+constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 48;
 
 // Divides numbers from 0 to 2^31 - 1 by a multiplication.
 struct Divisor {
@@ -38,6 +38,7 @@ struct MakePlanParams {
   int window_left, window_right;  // 0 to the right of a causal mask
   int batch_invariant;            // 0 or 1
   int last_class;                 // of the tile classes
+  int whole_tiles_from;
   struct {
     int tokens, unit_keys, unit_cost, item_cost;
     Divisor by_tokens, by_unit_keys, by_unit_cost;
@@ -90,6 +91,7 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.window_right = facts.is_causal ? 0 : facts.window_right;
   p.batch_invariant = facts.batch_invariant;
   p.last_class = facts.num_tile_classes - 1;
+  p.whole_tiles_from = facts.batch_invariant ? 0 : facts.whole_tiles_from;
   for (int c = 0; c < facts.num_tile_classes; ++c) {
     const TileClass& tile = facts.tile_classes[c];
     const int keys_of_split = facts.split_keys / tile.keys > 1 ? facts.split_keys / tile.keys : 1;

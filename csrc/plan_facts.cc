@@ -32,6 +32,8 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
   if (f.min_cost < 1 || f.min_keys_per_row < 1 || f.split_keys < 1)
     return "plan facts: min_cost, min_keys_per_row and split_keys must be positive";
   if (f.ctas_per_sm != 1 && f.ctas_per_sm != 2) return "plan facts: ctas_per_sm must be 1 or 2";
+  if (f.whole_tiles_from < 0 || f.whole_tiles_from > 65536)
+    return "plan facts: whole_tiles_from must be between 0 and 65536";
   if (f.num_tile_classes < 1 || f.num_tile_classes > kMaxTileClasses)
     return "plan facts: between 1 and 4 tile classes";
   for (int c = 0; c < f.num_tile_classes; ++c) {

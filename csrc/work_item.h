@@ -69,7 +69,8 @@ struct PlanHeader {
   int num_parts;
   int num_ctas;  // CTAs that have items; the others have an empty range
   int max_load;  // cost of the most loaded CTA
-  int spare[11];
+  int is_whole;  // 1: no tile is split, so CTAs may take items in any order
+  int spare[10];
 };
 static_assert(sizeof(PlanHeader) == 64, "a plan header is 16 int32");
 

@@ -168,6 +168,8 @@ def cuda_kernel(
     lead = key.shape[1:-2] if has.get("stacked") else key.shape[:-2]
     if dtype not in _ELEMENT_TYPES or key.dtype != dtype or math.prod(lead) >= 2**31:
         return None
+    arch = gpu_arch(facts.config)
+    hopper = _has_hopper_kernel(arch, key, value, options, facts, page_size, has)
     # Values much wider than keys would not fit the shared memory of eight warps.
     most_rows = (128 if head_dim <= 128 else 64) // facts.ctas_per_sm
     if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > most_rows:
@@ -178,7 +180,8 @@ def cuda_kernel(
         "kHeadDimV": head_dim_v,
         "kGroup": facts.num_q_heads // facts.num_kv_heads,
         "kPageSize": page_size,
-        "kTileRows": facts.tile_rows,
+        # Long tiles are those of the kernel for sm_90a: beside it stands a decode tile.
+        "kTileRows": _DECODE_ROWS if hopper else facts.tile_rows,
         "kCtasPerSm": facts.ctas_per_sm,
         "kIsStacked": has.get("stacked", False),
         "kIsCsr": has.get("csr", False),
@@ -191,10 +194,29 @@ def cuda_kernel(
         "kHasBias": has.get("bias", False),
         "kHasMask": has.get("mask", False),
     }
+    if hopper:
+        constants["kHopperRows"] = facts.tile_rows
     code = options.hooks.code if options.hooks else ""
-    return KernelSpec(
-        "attention", gpu_arch(facts.config), tuple(constants.items()), code
-    )
+    name = "attention_hopper" if hopper else "attention"
+    return KernelSpec(name, arch, tuple(constants.items()), code)
+
+
+_DECODE_ROWS = 16  # kMaxDecodeRows in csrc/attention_tiles.h
+
+
+def _has_hopper_kernel(arch, key, value, options, facts, page_size, has) -> bool:
+    """Whether csrc/attention_hopper.cuh computes the large tiles of a plan."""
+    head_dim, rows = key.shape[-1], facts.tile_rows
+    if arch != "sm_90a" or value.shape[-1] != head_dim or head_dim not in (64, 128):
+        return False
+    if has.get("bias") or has.get("mask") or page_size % 8:
+        return False
+    hooks = options.hooks
+    if hooks is not None and (
+        {"key_mod", "value_mod", "output_mod"} & {*hooks.names} or hooks.has_block_map
+    ):
+        return False
+    return facts.ctas_per_sm == 1 and _DECODE_ROWS < rows <= 128
 
 
 def no_cpu_kernel(implementation: str | None) -> None:
@@ -238,7 +260,8 @@ def call_kernel(
         jax.ShapeDtypeStruct((*slots, out_shape[-1]), f32),
         jax.ShapeDtypeStruct(slots, f32),
     ]
-    attributes = options.attributes | {"facts": facts.encoded}
+    is_hopper = kernel is not None and kernel.kernel == "attention_hopper"
+    attributes = options.attributes | {"facts": facts.encoded, "hopper": is_hopper}
     if kernel is not None:
         attributes |= kernel_attributes(kernel)
     return list(call_target(name, results, *operands, **attributes)[:2])

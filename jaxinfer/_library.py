@@ -12,7 +12,7 @@ from jaxinfer import _native, jit
 
 # Part of every target name: raised when operands or attributes change, so that a cached
 # or exported program of an older version fails by name instead of by contents.
-ABI_VERSION = "v4"
+ABI_VERSION = "v5"
 
 
 def target_name(op: str) -> str:

@@ -68,6 +68,14 @@ class PlanFacts:
         return 2 if is_decode and is_long and self.num_seqs >= 32 else 1
 
     @property
+    def whole_tiles_from(self) -> int:
+        """That of the configuration, or what the kernels for sm_90a like best."""
+        config = self.config
+        if config.whole_tiles_from is not None:
+            return config.whole_tiles_from
+        return 2 if config.arch == "sm_90a" and len(self.tile_classes) > 1 else 0
+
+    @property
     def num_ctas(self) -> int:
         """CTAs of the plan."""
         return self.config.num_ctas * self.ctas_per_sm
@@ -102,6 +110,7 @@ class PlanFacts:
             int(config.batch_invariant),
             config.split_keys,
             self.ctas_per_sm,
+            self.whole_tiles_from,
             len(classes),
         ]
         tiles = np.zeros((4, 4), np.int32)
@@ -169,7 +178,7 @@ class Plan:
 
     @property
     def header(self) -> Any:
-        """i32[16]: items, merges, parts and CTAs in use, largest load."""
+        """i32[16]: items, merges, parts and CTAs in use, largest load, is_whole."""
         return self.buffer[:16]
 
     @property

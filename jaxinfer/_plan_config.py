@@ -48,6 +48,10 @@ class PlanConfig:
       split_keys: chunk of the batch-invariant mode.
       ctas_per_sm: CUDA only: 1, or 2 of half the size for each of num_ctas; None = what
         the shapes of the plan suggest.
+      whole_tiles_from: where all sequences have tiles of the largest class, and every
+        CTA has so many times the cost of the longest one, none is split: CTAs then take
+        tiles as they become free, in an order in which they share keys. 0 = always
+        split; None = 2 for "sm_90a", else 0.
     """
 
     arch: str
@@ -59,6 +63,7 @@ class PlanConfig:
     batch_invariant: bool = False
     split_keys: int = 2048
     ctas_per_sm: int | None = None
+    whole_tiles_from: int | None = None
 
     def __post_init__(self) -> None:
         """Checks what the planner does not."""

@@ -61,7 +61,7 @@ def check_sections(plan, buffer):
     most = [layout["max_items"], layout["max_merges"], layout["max_parts"]]
     assert (counts >= [1, 0, 0, 1]).all(), counts
     assert (counts <= [*most, plan.facts.num_ctas]).all(), counts
-    assert not header[5:].any(), "spare fields of the header"
+    assert not header[6:].any(), "spare fields of the header"
     indptr, used = plan.cta_indptr, header[wi.NUM_CTAS]
     assert indptr[0] == 0
     assert (np.diff(indptr[: used + 1]) > 0).all(), indptr
@@ -256,9 +256,18 @@ def check_balance(plan, tiles):
     whole = np.maximum(-(-tiles.hi // tiles.unit_keys) - tiles.lo // tiles.unit_keys, 1)
     cost = (whole * tiles.unit_cost + tiles.item_cost)[first].sum()
     max_cost = int((tiles.unit_cost + tiles.item_cost).max())
+    longest = int((whole * tiles.unit_cost + tiles.item_cost).max())
+    is_whole = bool(header[wi.IS_WHOLE])
+    is_large = (items[:, wi.TILE_CLASS] == len(facts.tile_classes) - 1).all()
+    least = facts.whole_tiles_from * facts.num_ctas * longest
+    can_split = not config.batch_invariant and len(facts.tile_classes) > 1
+    assert is_whole == bool(
+        least and can_split and is_large and real.any() and cost >= least
+    )
+    assert not is_whole or (first & tiles.last).all()
     assert loads.sum() == cost, "chunks overlap or leave keys out"
     assert loads.max() == header[wi.MAX_LOAD]
-    assert loads.max() <= cost / used + max_cost
+    assert loads.max() <= cost / used + (longest if is_whole else max_cost)
 
     is_decode = not tiles.items[real, wi.TILE_CLASS].any()
     groups = facts.num_kv_heads // int(items[0, wi.NUM_KV_HEADS])

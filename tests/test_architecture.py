@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import jaxinfer
+from jaxinfer import jit
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("jaxinfer", "csrc", "xla_ffi", "tests", "examples", "benchmarks", "docs")
@@ -202,9 +203,14 @@ def test_entry_points_of_kernels_are_loaded_before_they_are_launched():
     launched = re.findall(r'\blaunch\(stream, attributes, "(\w+)"', handlers)
     assert sorted(launched) == sorted(entries)
     loaded = re.findall(r'JAXINFER_CUDA_INITIALIZE\(\w+, "(\w+)"\)', handlers)
-    for names in re.findall(r"load_kernel\(attributes, \{(.*?)\}", handlers):
-        loaded += re.findall(r'"(\w+)"', names)
-    assert sorted(loaded) == sorted(entries)
+    several = re.findall(r"load_kernel\(attributes, \{(.*?)\}", handlers)
+    several = [set(re.findall(r'"(\w+)"', names)) for names in several]
+    assert sorted({*loaded}.union(*several)) == sorted(entries)
+    # A source that includes another one has all of its entry points as well.
+    for source in ("attention", "attention_hopper"):
+        include = f'#include "csrc/{source}.cuh"'
+        headers = jit.transitive_headers(include, jit.device_sources())
+        assert set(entry.findall("".join(headers.values()))) in several
 
 
 def section(doc: str, title: str) -> str:

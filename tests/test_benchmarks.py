@@ -17,6 +17,7 @@ from benchmarks import (
     bench_decode,
     bench_merge_partials,
     bench_plan,
+    bench_prefill,
     bench_rope,
     bench_update_kv_pages,
     decode_cells,
@@ -27,6 +28,7 @@ from benchmarks import (
     item_costs,
     jobs,
     op_cells,
+    prefill_cells,
     report,
     report_gpu,
     serving,
@@ -194,6 +196,42 @@ def test_jobs_have_names_of_their_own():
     assert len(set(names)) == len(names)
 
 
+def test_prefill_is_measured_and_what_is_missing_says_why():
+    made = list(dict(jobs.gpu(is_quick=True))["prefill"](600.0))
+    cases = [case.name for case in prefill_cells.cells(is_quick=True)]
+    ours = [one for one in made if one["impl"] == "jaxinfer"]
+    assert [one.get("why") for one in ours] == [None] * len(cases)
+    assert [one["case"] for one in ours] == cases
+    assert all(one["tflops"] > 0 and one["max_err"] < 0.05 for one in ours)
+    assert {one["benchmark"] for one in made} == {"prefill"}
+    impls = {one["impl"].split(" fa")[0] for one in made}
+    peers = {"cudnn dense", "flash_attn3_jax", "flashinfer", "flex_attention"}
+    assert impls == {"jaxinfer"} | peers
+    assert all(one["us"] or one["why"] for one in made)
+
+
+@pytest.mark.parametrize("case", prefill_cells.cells(is_quick=True), ids=str)
+def test_wrong_rows_of_prefill_are_found(case):
+    operands = bench_prefill.Operands.create(case)
+    call, shared = bench_prefill.jaxinfer(operands)
+    out = call(shared, operands.query)
+    assert bench_prefill.check(operands, out) < 0.05
+    last = case.make_lengths()[0][-1] - 1  # whose results are the smallest
+    with pytest.raises(AssertionError, match="wrong result"):
+        bench_prefill.check(operands, out.at[last, -1].multiply(1.1))
+
+
+def test_prefill_of_unequal_lengths_is_as_much_work():
+    of = {case.name: case for case in prefill_cells.cells()}
+    assert len(of) == len(prefill_cells.cells())
+    (same,) = (n for n in of if "b8_q2048" in n and "32x8_d128_ragged" in n)
+    unequal = [case for case in of.values() if case.label]
+    assert [case.label for case in unequal] == ["uniform", "zipf"] * 2
+    for case in unequal:
+        assert case.num_flops() == pytest.approx(of[same].num_flops(), rel=0.03)
+        assert case.q_lens == case.kv_lens
+
+
 def test_item_costs_are_compared_in_one_program():
     title, _, row = item_costs.rows([TINY_CELL], QUICK)
     assert title.startswith("| item cost | 0 | 1 |")
@@ -285,6 +323,7 @@ def test_idle_share_merges_streams():
 
 def test_a_run_on_a_gpu_is_reported():
     case = decode_cells.cells("targets")[0]
+    dense, *_, paged = prefill_cells.cells()[:6]
     times = {"us": 8.0, "us_min": 7.9, "us_max": 8.2}
     faster = {name: value / 2 for name, value in times.items()}
     step = {"floor_us": 4.0, "kv_floor_us": 1.0}
@@ -294,6 +333,10 @@ def test_a_run_on_a_gpu_is_reported():
         harness.record("decode", case.name, "xla", times, case),
         harness.record("decode_repeated", case.name, "xla", times, case),
         harness.failure("decode", case.name, "pallas", NotImplementedError("too old")),
+        harness.record("prefill", dense.name, "jaxinfer", times, dense),
+        harness.record("prefill", dense.name, "cudnn dense", faster, dense),
+        harness.record("prefill", paged.name, "jaxinfer", faster, paged),
+        harness.failure("prefill", "", "flashinfer", TimeoutError("stopped")),
         harness.record("append", "t64", "jaxinfer", times, num_bytes=8000),
         harness.record("decode_step", "b1", "jaxinfer, layers unrolled", times, **step),
         harness.record(
@@ -314,5 +357,11 @@ def test_a_run_on_a_gpu_is_reported():
     rate = f"{case.num_bytes() / 4 / 1e6:.2f}"
     assert f"| {case.name} | 7.8 | 4.0 / 8.0 | 8.0 / 8.0 | {rate} | 0.50 |" in text
     assert "| b1 | unrolled | 8 | 4 | 8 | 4 | 1 | 2.00 | +0% |" in text
+    speed = [round(dense.num_flops() / us / 1e6) for us in (8, 4)]
+    assert "| case | jaxinfer | cudnn dense | speed / best peer |" in text
+    assert f"| {dense.name} | {speed[0]} | {speed[1]} | 0.50 |" in text
+    assert f"| {paged.name} | {speed[1]} |  |  |" in text
+    assert "| prefill |" not in text
+    assert "- prefill, flashinfer, 1 of its cases: TimeoutError: stopped" in text
     assert "| append | t64 | jaxinfer | 8.0 (7.9 .. 8.2) | 1.0 |" in text
     assert "- decode, pallas, 1 of its cases: NotImplementedError: too old" in text

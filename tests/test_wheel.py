@@ -125,7 +125,8 @@ print(sources.folder)
 def test_finds_its_own_device_sources(installed):
     *kernels, folder = run_installed(installed, SOURCES).splitlines()
     assert folder == f"{installed}/jaxinfer/csrc"
-    names = "attention", "merge_partials", "plan", "rope", "update_kv_pages"
+    attention = "attention", "attention_hopper"
+    names = *attention, "merge_partials", "plan", "rope", "update_kv_pages"
     assert kernels == [f"{name} True" for name in names]
 
 

@@ -26,7 +26,7 @@ FULL, MASKED = range(2)
     PARTIAL_ROW,
     MERGE,
 ) = range(15)
-NUM_ITEMS, NUM_MERGES, NUM_PARTS, NUM_CTAS, MAX_LOAD = range(5)
+NUM_ITEMS, NUM_MERGES, NUM_PARTS, NUM_CTAS, MAX_LOAD, IS_WHOLE = range(6)
 
 
 def item(

@@ -8,7 +8,9 @@
 #include <memory>
 
 #include "csrc/attention_tiles.h"
+#include "csrc/hopper_tiles.h"
 #include "xla_ffi/arrivals.h"
+#include "xla_ffi/attention_hopper.h"
 
 namespace jaxinfer {
 namespace {
@@ -107,7 +109,8 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
       .attribute(attributes, "is_causal", &p.is_causal)
       .attribute<int32_t>(attributes, "window_left", &p.window_left)
       .attribute<int32_t>(attributes, "window_right", &p.window_right)
-      .attribute(attributes, "use_softmax", &p.use_softmax);
+      .attribute(attributes, "use_softmax", &p.use_softmax)
+      .attribute(attributes, "hopper", &call->uses_hopper);
   if (!matcher.ok()) return;
   const char* wrong = decode_plan_facts(encoded.begin(), encoded.size(), &call->facts);
   if (wrong != nullptr) {
@@ -176,8 +179,11 @@ ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
 }
 
 ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call) {
-  const ffi::Error error = load_kernel(attributes, {"attention", "merge_split"});
+  const ffi::Error error =
+      call.uses_hopper ? load_kernel(attributes, {"attention", "attention_hopper", "merge_split"})
+                       : load_kernel(attributes, {"attention", "merge_split"});
   const int64_t count = num_arrivals(call);
+  if (error.success() && call.uses_hopper) reserve_arrivals(tickets_key(call.params), 1);
   if (error.success() && count > 0) reserve_arrivals(call.params.partial_lse, count);
   return error;
 }
@@ -186,15 +192,17 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   AttentionParams p = call.params;
   const PlanFacts& facts = call.facts;
   const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v, facts.ctas_per_sm);
-  if (most_rows(facts) > tiles.prefill_rows) {
+  if (most_rows(facts) > (call.uses_hopper ? kHopperRows : tiles.prefill_rows)) {
     return ffi::Error::InvalidArgument("jaxinfer: the plan has tiles of more rows than the kernel");
   }
-  if (const int64_t count = num_arrivals(call)) p.arrivals = find_arrivals(p.partial_lse, count);
+  const int64_t count = num_arrivals(call);
+  if (count > 0) p.arrivals = find_arrivals(p.partial_lse, count);
   Launch attend;
   attend.grid_x = facts.num_ctas;
   attend.threads = tiles.threads();
-  attend.shared_bytes = tiles.shared_bytes(most_rows(facts));
-  const ffi::Error error = launch(stream, attributes, "attention", attend, &p);
+  attend.shared_bytes = tiles.shared_bytes(call.uses_hopper ? kMaxDecodeRows : most_rows(facts));
+  ffi::Error error = launch(stream, attributes, "attention", attend, &p);
+  if (error.success() && call.uses_hopper) error = launch_hopper(stream, attributes, p, facts);
   if (error.failure() || p.num_merges == 0 || p.arrivals != nullptr) return error;
   Launch merge;
   merge.grid_x = p.num_merges;

@@ -16,7 +16,8 @@ namespace jaxinfer {
 struct AttentionCall {
   AttentionParams params{};
   PlanFacts facts{};
-  size_t num_operands = 0;  // of the op; behind them come those of a variant
+  size_t num_operands = 0;   // of the op; behind them come those of a variant
+  bool uses_hopper = false;  // CUDA: tiles of many rows are left to the kernel for sm_90a
 };
 
 // Matches the operands and results of one op against their documented shapes and fills

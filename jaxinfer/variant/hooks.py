@@ -37,6 +37,11 @@ class Hooks:
     results: Mapping[str, Node] = dataclasses.field(compare=False, repr=False)
     operands: Sequence[Node] = dataclasses.field(compare=False, repr=False)
 
+    @property
+    def has_block_map(self) -> bool:
+        """Whether the last operand says which blocks the mask hides."""
+        return "BlockMap kBlockMap" in self.code
+
     def functions(self, operands: Sequence[Any]) -> dict[str, Callable[..., jax.Array]]:
         """The hooks as JAX functions.
 

@@ -149,7 +149,7 @@ def _scaled(node: Node) -> tuple[Node, float]:
         x, by = node.call.inputs
         if node.name == "mul" and isinstance(x, Number):
             x, by = by, x
-        if _has_reciprocal(by):
+        if isinstance(by, Number) and _has_reciprocal(by):
             number = float(by.value)
             return x, float(np.float32(number if node.name == "mul" else 1.0 / number))
     return node, 1.0

@@ -130,7 +130,7 @@ CASES = [
     *(decode(96, **F16), decode(96, **LONG), prefill(96)),
     *(decode(128), decode(128, is_stacked=True, **F16, **LONG), prefill(128, **F16)),
     *(decode(192), decode(192, 128, **F16), prefill(192), prefill(192, 128, **F16)),
-    *(decode(256, **F16), prefill(256), decode(256, **LONG)),
+    *(decode(256, **F16), prefill(256, **F16), decode(256, **LONG)),
 ]
 # ... and all else on one.
 ALL = ("attention_sink", "k_scale", "page_indptr", "v_scale")
@@ -152,8 +152,24 @@ OTHERS = [
     prefill(128, op="dense"),
     prefill(256, op="dense", given=("bias", "mask")),
 ]
+# The prefill kernel that only sm_90a has; some of CASES take it as well.
+HOPPER = [
+    prefill(64, page_size=8, given=("page_indptr",)),
+    prefill(64, page_size=64, is_stacked=True, given=ALL, options=SOFT_CAP, **F16),
+    prefill(64, op="ragged", given=("attention_sink",), **F16),
+    prefill(64, op="dense"),
+    prefill(128),
+    prefill(128, page_size=8, given=("attention_sink",), **F16),
+    prefill(128, page_size=24, heads=(9, 1), options=SOFT_CAP),
+    prefill(128, page_size=64, heads=(8, 8), given=("k_scale", "v_scale")),
+    prefill(128, is_stacked=True, given=ALL, options=SOFT_CAP),
+    prefill(128, options=NO_SOFTMAX, **F16),
+    prefill(128, op="ragged"),
+    prefill(128, op="ragged", given=("attention_sink",), options=SOFT_CAP, **F16),
+]
 WORK = [(arch, case) for arch in ARCHS for case in CASES]
 WORK += [(ARCHS[i % 2], case) for i, case in enumerate(OTHERS)]
+WORK += [("sm_90a", case) for case in HOPPER]
 
 # Bytes that may be stored and loaded again, by (packed rows of the tile, head_dim).
 # What is not here must not spill. Large tiles trade some for fewer passes over keys.
@@ -163,21 +179,30 @@ ALLOWED_SPILLS = {
     (64, 256): 1700,
     (128, 64): 120,
     (128, 96): 80,
-    (128, 128): 200,
+    (128, 128): 230,
 }
+# The same of the kernel for sm_90a, by head_dim: what a warpgroup holds between its
+# products leaves a few registers too few, for what is read once a work item.
+HOPPER_SPILLS = {64: 0, 128: 32}
 
 
 # Division by a page size of 0, in code that contiguous keys never reach.
 KNOWN_WARNINGS = {"#39-D", "#179-D"}
 
 
+# What ptxas says, not even as a warning, where products of a warpgroup wait for each
+# other: right results, at a fraction of the speed.
+SERIALISED = re.compile(r"\(C751\d\)")
+
+
 class WithoutWarnings(jit.Nvrtc):
-    """Takes a warning for an error."""
+    """Takes a warning for an error, and products that are serialised."""
 
     def compile(self, source, name, headers, options):
         compiled = super().compile(source, name, headers, options)
         warnings = set(re.findall(r"warning (\S+):", compiled.log))
         assert warnings <= KNOWN_WARNINGS, compiled.log
+        assert not SERIALISED.search(compiled.log), compiled.log
         return compiled
 
 
@@ -185,8 +210,12 @@ def spec_of(arch, case):
     with pytest.MonkeyPatch.context() as patch, jit.collect_specs() as specs:
         patch.setenv("JAXINFER_PLAN_TARGET", arch)
         case.lower()
-    (spec,) = (spec for spec in specs if spec.kernel == "attention")
+    (spec,) = (spec for spec in specs if spec.kernel.startswith("attention"))
     return spec
+
+
+def is_hopper(spec):
+    return spec.kernel == "attention_hopper"
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +240,40 @@ def kernels(store):
 )
 def test_registers_suffice(arch, case, kernels):
     spec, _, said = kernels[arch, case]
-    rows, head_dim = (dict(spec.constants)[name] for name in ("kTileRows", "kHeadDim"))
+    constants = dict(spec.constants)
+    rows = constants.get("kHopperRows", constants["kTileRows"])
     tile = next(size for size in (8, 16, 64, 128) if rows <= size)
     is_decode = case.tokens == case.seqs and case.op != "dense"
     assert (tile <= 16) == (is_decode and case.heads[0] // case.heads[1] <= 16)
     assert said["arch"] == arch
-    assert said["spill_bytes"] <= ALLOWED_SPILLS.get((tile, head_dim), 0)
+    allowed = ALLOWED_SPILLS.get((tile, case.head_dim), 0)
+    if is_hopper(spec):
+        allowed = HOPPER_SPILLS[case.head_dim]
+    assert said["spill_bytes"] <= allowed
+
+
+def test_the_kernel_for_sm_90a_is_what_programs_ask_for(kernels):
+    assert all(is_hopper(kernels["sm_90a", case][0]) for case in HOPPER)
+
+
+# The second product reads what the first one writes, and is begun before that is over.
+TOO_EARLY = """
+extern "C" __global__ void products(float* out, unsigned long long a) {
+  float d[4] = {};
+  for (int i = 0; i < 2; ++i) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                 "{%0,%1,%2,%3}, %4, %4, 1, 1, 1, 0, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(a));
+    d[0] += 1.0f;
+  }
+  out[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+}
+"""
+
+
+def test_serialised_products_are_an_error(store):
+    with pytest.raises(AssertionError, match="are serialized"):
+        store.nvrtc.compile(TOO_EARLY, "a.cu", {}, ["-arch=sm_90a", *jit.OPTIONS])
 
 
 def test_decode_kernels_promise_not_to_spill():
@@ -274,20 +331,56 @@ def nvdisasm() -> str | None:
     return str(bundled) if bundled.is_file() else shutil.which("nvdisasm")
 
 
-@pytest.mark.skipif(
+def sass(cubin, folder) -> dict[str, str]:
+    """The code of each entry point; functions that are called are part of it."""
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    command = [nvdisasm(), "-c", path]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, *parts = re.split(r"\.section\s+\.text\.(\w+),", run.stdout)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+needs_nvdisasm = pytest.mark.skipif(
     nvdisasm() is None, reason="needs nvdisasm (pip install nvidia-cuda-nvdisasm)"
 )
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("case", [decode(128), prefill(128, **F16)], ids=str)
+
+
+@needs_nvdisasm
+@pytest.mark.parametrize(
+    ("arch", "case"),
+    [
+        *((arch, decode(128)) for arch in ARCHS),
+        ("sm_80", prefill(128, **F16)),
+        ("sm_90a", prefill(256, **F16)),
+    ],
+    ids=str,
+)
 def test_tensor_cores_and_asynchronous_copies(arch, case, kernels, store, tmp_path):
-    _, digest, _ = kernels[arch, case]
-    path = tmp_path / "kernel.cubin"
-    path.write_bytes(store.find(digest))
-    command = [nvdisasm(), "-c", path]
-    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    spec, digest, _ = kernels[arch, case]
+    assert not is_hopper(spec)
+    code = sass(store.find(digest), tmp_path)["attention"]
     kind = ".BF16" if case.dtype == "bfloat16" else ""
     least = (case.head_dim + case.head_dim_v) // 16  # 16 columns a product
     assert len(re.findall(rf"HMMA\.16816\.F32{re.escape(kind)} ", code)) >= least
     assert len(re.findall(r"LDGSTS\.\S*128 ", code)) >= 8
     # No other products of matrices, which are slower.
-    assert set(re.findall(r"HMMA\S*", code)) == {f"HMMA.16816.F32{kind}"}
+    assert set(re.findall(r"H\w*MMA\S*", code)) == {f"HMMA.16816.F32{kind}"}
+
+
+@needs_nvdisasm
+@pytest.mark.parametrize("case", HOPPER, ids=str)
+def test_products_of_warpgroups_and_tensor_copies(case, kernels, store, tmp_path):
+    code = sass(store.find(kernels["sm_90a", case][1]), tmp_path)
+    prefill = code["attention_hopper"]
+    kind = ".BF16" if case.dtype == "bfloat16" else ""
+    # 128 keys a step, and the columns of the values.
+    products = {f"HGMMA.64x{n}x16.F32{kind}" for n in (128, case.head_dim_v)}
+    assert set(re.findall(r"H\w*MMA\S*", prefill)) == products
+    # Queries and contiguous keys have three axes, pages five.
+    copies = {"UTMALDG.3D", "UTMALDG.5D"} if case.op == "paged" else {"UTMALDG.3D"}
+    assert set(re.findall(r"UTMALDG\S*", prefill)) == copies
+    assert "LDGSTS" not in prefill
+    assert not re.search("CALL.*jaxinfer", prefill)
+    # The decode tile beside it is what it is elsewhere.
+    assert re.search(rf"HMMA\.16816\.F32{re.escape(kind)} ", code["attention"])

@@ -8,10 +8,15 @@ Kernels alone, one call each, their results compared with the reference.
 """
 
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from gpu_plans import plan_of
 
 import jaxinfer as ji
 from jaxinfer.testing.cases import AttentionCase, make_operands
@@ -22,7 +27,11 @@ from jaxinfer.testing.variant_cases import VARIANTS, in_dtype, options
 CASES = (
     AttentionCase(batch=3, kv_len=300, lengths="zipf", num_q_heads=8, head_dim=128),
     AttentionCase(q_lens=(70, 1, 3), kv_lens=(90, 33, 3), num_q_heads=6, page_size=5),
+    AttentionCase(q_lens=(90, 1, 30), kv_lens=(300, 33, 30), head_dim=128, page_size=8),
+    AttentionCase(q_lens=(90, 30), kv_lens=(90, 200), page_size=None),
 )
+# So few that a plan of whole tiles has several for each.
+FEW_CTAS = ji.PlanConfig.gpu(num_ctas=3)
 
 
 def main() -> None:
@@ -30,14 +39,14 @@ def main() -> None:
         operands = make_operands(
             AttentionCase(**(case.__dict__ | {"dtype": "bfloat16"}))
         )
-        attend = jax.jit(
-            functools.partial(
-                ji.ragged_paged_attention, return_lse=True, implementation="cuda"
-            )
-        )
-        out, lse = attend(**jax.device_put(operands))
-        assert_attention_close(out, lse, attention_float64(operands))
-        print(case.name, "attention and its plan agree with float64")
+        is_paged = case.page_size is not None
+        op = ji.ragged_paged_attention if is_paged else ji.ragged_attention
+        call = functools.partial(op, return_lse=True, implementation="cuda")
+        attend = jax.jit(call)
+        for plan in (None, plan_of(case, FEW_CTAS)):
+            out, lse = attend(**jax.device_put(operands), plan=plan)
+            assert_attention_close(out, lse, attention_float64(operands))
+        print(case.name, "attention and its plans agree with float64")
     for kind, name in (("decode", "all"), ("mixed", "all"), ("mixed", "block_map")):
         case, variant = in_dtype(VARIANT_CASES[kind], "bfloat16"), VARIANTS[name]()
         operands = make_operands(case)

@@ -127,15 +127,15 @@ def test_replays_call_no_handler(loop):
 
     cache, first = run(make_cache(batch))
     # Results get the addresses of earlier ones; until they come round, XLA captures the
-    # loop for each.
-    for _ in range(20):
-        cache, again = run(cache)
-    jax.block_until_ready(cache)
-    before = _native.handler_calls()["execute"]
-    for _ in range(10):
-        cache, again = run(cache)
-    jax.block_until_ready(again)
-    assert _native.handler_calls()["execute"] == before
+    # loop for each. How soon they do is up to the allocator.
+    calls = []
+    while not calls or (calls[-1] > 0 and len(calls) < 8):
+        before = _native.handler_calls()["execute"]
+        for _ in range(10):
+            cache, again = run(cache)
+        jax.block_until_ready(again)
+        calls.append(_native.handler_calls()["execute"] - before)
+    assert calls[-1] == 0, calls
     np.testing.assert_array_equal(
         *(np.asarray(a.astype(jnp.float32)) for a in (first, again))
     )

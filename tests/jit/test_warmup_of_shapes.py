@@ -77,14 +77,19 @@ def constants(spec):
     return dict(spec.constants)
 
 
+def attention_kernels(specs):
+    return [spec.kernel for spec in specs if spec.kernel.startswith("attention")]
+
+
 @pytest.mark.parametrize("max_pages", [1, 2**15])
 @pytest.mark.parametrize(("tokens", "seqs"), [(1, 1), (64, 64), (7, 3), (900, 64)])
 def test_a_step_asks_for_no_other_kernels(tokens, seqs, max_pages):
+    attention = "attention" if tokens == seqs else "attention_hopper"
     found = kernel_specs(N, K, H, page_size=PAGE_SIZE, is_stacked=True)
     assert len(found) == len(set(found))
     with jit.collect_specs() as asked:
         lower(step, *arguments(tokens, seqs, max_pages))
-    assert [spec.kernel for spec in asked] == ["plan", "rope", "attention"]
+    assert [spec.kernel for spec in asked] == ["plan", "rope", attention]
     assert set(asked) <= set(found)
     exact = kernel_specs(
         *(N, K, H),
@@ -95,16 +100,23 @@ def test_a_step_asks_for_no_other_kernels(tokens, seqs, max_pages):
         max_kv_len=max_pages * PAGE_SIZE,
     )
     assert set(asked) <= set(exact)
-    assert [spec.kernel for spec in exact].count("attention") == 1
+    assert attention_kernels(exact) == [attention]
 
 
 def test_every_kernel_of_the_paged_ops_is_found():
     found = kernel_specs(32, 8, 128)
     kernels = {spec.kernel for spec in found}
-    assert kernels == {"attention", "merge_partials", "plan", "rope", "update_kv_pages"}
-    tiles = [constants(spec) for spec in found if spec.kernel == "attention"]
-    assert {(t["kTileRows"], t["kCtasPerSm"]) for t in tiles} == {
-        *((8, 1), (8, 2), (128, 1))
+    attention = {"attention", "attention_hopper"}
+    assert kernels == attention | {"merge_partials", "plan", "rope", "update_kv_pages"}
+    rows = ("kTileRows", "kHopperRows", "kCtasPerSm")
+    tiles = {
+        (spec.kernel, *map(constants(spec).get, rows))
+        for spec in found
+        if spec.kernel in attention
+    }
+    assert tiles == {
+        *(("attention", 8, None, 1), ("attention", 8, None, 2)),
+        ("attention_hopper", 16, 128, 1),
     }
 
 

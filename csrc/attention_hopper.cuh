@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The prefill kernel for sm_90a (FlashAttention-3): one CTA per SM. In the first warpgroup a warp
+// finds work items, and another one loads their queries, keys and values by tensor copies; two
+// more warpgroups hold 64 packed rows each:
+//
+//   S[64 x keys] = Q K^T    A = Q in registers, B = K
+//   O[64 x Hv] += P V       A = P, which the accumulators of S become; B = V
+//
+// Within a warpgroup the product of the next keys runs beside the softmax of these. Between the two
+// a pair of barriers makes them take turns, so that one multiplies while the other one computes
+// exponentials. Keys go from the last tile to the first, so that causal masks come first.
+#pragma once
+
+#include "csrc/hopper_consumer.cuh"
+#include "csrc/hopper_loader.cuh"
+#include "csrc/hopper_scheduler.cuh"
+
+extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
+    attention_hopper(const __grid_constant__ jaxinfer::HopperParams params) {
+  using namespace jaxinfer;
+  extern __shared__ __align__(1024) uint8_t shared[];
+  HopperShared& s = *reinterpret_cast<HopperShared*>(shared);
+  launch_dependents();
+  if (threadIdx.x == 0) {
+    prefetch(params.q), prefetch(params.k), prefetch(params.v);
+    barrier(s.q_full).init(1);
+    barrier(s.q_empty).init(kConsumers * 4);
+    for (int i = 0; i < kHopperStages; ++i) {
+      barrier(s.k_full[i]).init(1);
+      barrier(s.v_full[i]).init(1);
+      barrier(s.k_empty[i]).init(kConsumers);
+      barrier(s.v_empty[i]).init(kConsumers);
+    }
+    for (int i = 0; i < kItemSlots; ++i) {
+      barrier(s.item_full[i]).init(1);
+      barrier(s.item_empty[i]).init(1 + kConsumers * 4);
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  const int warpgroup = uniform(threadIdx.x >> 7);
+  if (warpgroup == 0) {
+    give_registers<40>();
+    const int warp = uniform(threadIdx.x >> 5);
+    if (warp == 0) HopperLoader::make(params, s).run();
+    if (warp == 1) HopperScheduler::make(params, s).run();
+    // What comes behind this kernel counts on the one before it as well.
+    if (blockIdx.x == gridDim.x - 1) wait_for_previous();
+  } else {
+    take_registers<232>();
+    run_consumer(params.p, s, warpgroup - 1);
+  }
+}

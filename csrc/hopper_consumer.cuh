@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The warpgroups that compute: products, softmax, and the results of a work item.
+#pragma once
+
+#include "csrc/hopper_shared.cuh"
+
+namespace jaxinfer {
+
+struct Yes {
+  static constexpr bool value = true;
+};
+struct No {
+  static constexpr bool value = false;
+};
+
+// Named barriers: the turn of each consumer, and one for its own warpgroup.
+constexpr int kTurnBarrier = 1, kOwnBarrier = 1 + kConsumers;
+
+// 64 packed rows of every work item, from 64 * `consumer` on.
+JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int consumer) {
+  constexpr int kS = kHopperKeys / 2, kO = kHeadDimV / 2;  // accumulators of a thread
+  const int thread = threadIdx.x & 127, warp = thread >> 5, lane = thread & 31;
+  const int warp_row = consumer * 64 + warp * 16;
+  const int row = warp_row + (lane >> 2);  // of the tile; and 8 further
+  const uint32_t q = shared_address(s.q);
+
+  float x[kS], o[kO];
+  uint32_t weights[kHopperKeys / 16][4];
+  uint32_t queries[kQueriesInRegisters ? kHeadDim / 16 : 1][4];
+  float m[2] = {}, l[2] = {}, shrink[2] = {1.0f, 1.0f};
+  int lo[2], hi[2];
+  Place places[2];
+  Scores scores;
+  // Of the item: tiles, and the mask.
+  int turn = -1, tile, last, full_begin, full_end, key_base = 0;
+  int step = 0;  // tiles so far
+
+  auto has_turn = [&]() { sync_named(kTurnBarrier + consumer, 128 * kConsumers); };
+  auto pass_turn = [&]() {
+    arrive_named(kTurnBarrier + (consumer + 1) % kConsumers, 128 * kConsumers);
+  };
+  auto release = [&](const uint64_t& empty) {
+    if (thread == 0) barrier(empty).arrive();
+  };
+  auto release_queries = [&]() {
+    __syncwarp();
+    if (lane == 0) barrier(s.q_empty).arrive();
+  };
+
+  auto place_of = [&](int kv_head, int packed) {
+    const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
+    return Place{token.seq, kv_head * kGroup + packed % kGroup, token.position};
+  };
+
+  // Waits for an item and its queries. False: there are no more.
+  auto next_item = [&](HopperItem& next) {
+    ++turn;
+    barrier(s.q_full).wait(turn & 1);
+    const HopperItem& shared = s.items[turn % kItemSlots];
+    next.first = uniform(shared.first);
+    if (next.first < 0) return false;
+    next.kv_head = uniform(shared.kv_head);
+    next.last = uniform(shared.last);
+    next.full_begin = uniform(shared.full_begin);
+    next.full_end = uniform(shared.full_end);
+    next.item.num_rows = uniform(shared.item.num_rows);
+    if constexpr (Variant::kHasQueryMod) {
+#pragma unroll 1
+      for (int r = warp_row; r < warp_row + 16; r += 4) {
+        // Of the row where modify_rows has this lane.
+        const Place place = place_of(next.kv_head, min(r + lane / 8, next.item.num_rows - 1));
+        modify_rows<kHeadDim, 4>(
+            s.q, kHopperRows, r, [&](int i) { return r + i < next.item.num_rows; },
+            [&](const auto& vector, int, int e) { return place.query(p, vector, e); });
+      }
+      __syncwarp();
+    }
+    if constexpr (kQueriesInRegisters) {
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 16; ++k)
+        load_matrices(queries[k],
+                      q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
+      release_queries();
+    }
+    return true;
+  };
+  // Makes it the present one.
+  auto begin_item = [&](const HopperItem& next) {
+    tile = next.first, last = next.last;
+    full_begin = next.full_begin, full_end = next.full_end;
+    const HopperItem& shared = s.items[turn % kItemSlots];
+    scores = Scores::make(p, next.kv_head);
+    if constexpr (kHasScoreHook) key_base = uniform(shared.item.key_base);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int packed = min(row + 8 * r, next.item.num_rows - 1);
+      const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
+      lo[r] = token.lo, hi[r] = token.hi;
+      if constexpr (kHasScoreHook) places[r] = place_of(next.kv_head, packed);
+    }
+  };
+  auto multiply_qk = [&](int i) {
+    const int stage = i % kHopperStages;
+    const uint64_t b = describe(shared_address(s.k[stage]), 16, kNextGroup);
+    barrier(s.k_full[stage]).wait(i / kHopperStages & 1);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kHeadDim / 16; ++k) {
+      const uint64_t step_b = b + (((k / 4) * kNextPanel + (k % 4) * 32) >> 4);
+      if constexpr (kQueriesInRegisters) {
+        ProductQK::template multiply<false>(x, queries[k], step_b, k > 0);
+      } else {
+        const uint64_t a = describe(q + consumer * 64 * 128, 16, 1024);
+        ProductQK::template multiply<false>(
+            x, a + (((k / 4) * kHopperRows * 128 + (k % 4) * 32) >> 4), step_b, k > 0);
+      }
+    }
+    commit_products();
+  };
+  auto multiply_pv = [&](int i) {
+    const int stage = i % kHopperStages;
+    const uint64_t b = describe(shared_address(s.v[stage]), kNextPanel, kNextGroupV);
+    barrier(s.v_full[stage]).wait(i / kHopperStages & 1);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kHopperKeys / 16; ++k)
+      ProductPV::template multiply<true>(o, weights[k], b + (k * 2 * kNextGroupV >> 4), true);
+    commit_products();
+  };
+  // Done with the keys of the `i`-th tile. Returns which boxes of it were absent.
+  auto release_keys = [&](int i) {
+    const int stage = i % kHopperStages;
+    const uint32_t absent = kIsPaged ? s.absent[stage] : 0;
+    release(s.k_empty[stage]);
+    return absent;
+  };
+  // x of tile `tile` becomes its weights; updates m, l and shrink.
+  auto softmax = [&](uint32_t absent, auto is_masked, auto is_first) {
+    constexpr bool kMasked = decltype(is_masked)::value || Variant::kHasMaskMod;
+    constexpr bool kFirst = decltype(is_first)::value;
+    const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
+    if constexpr (kScaleEarly || Spec::kHasSoftCap || kHasScoreHook) {
+#pragma unroll
+      for (int n = 0; n < kS; ++n) {
+        x[n] = scores(x[n]);
+        const int key = begin + n / 4 * 8 + (n & 1) + key_base;
+        if constexpr (kHasScoreHook) x[n] = places[n >> 1 & 1].score(p, key, x[n]);
+      }
+    }
+    if constexpr (kMasked) {
+#pragma unroll
+      for (int n = 0; n < kS; ++n) {
+        const int r = n >> 1 & 1, column = n / 4 * 8 + (n & 1);
+        bool sees = column >= lo[r] - begin && column < hi[r] - begin;
+        if constexpr (kIsPaged) sees = sees && (absent >> (n / 4 * 8 / kHopper.box) & 1) == 0;
+        if constexpr (Variant::kHasMaskMod)
+          sees = sees && places[r].sees(p, begin + column + key_base);
+        if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
+      }
+    }
+    if constexpr (Spec::kUseSoftmax) {
+      const float c = scores.log2_scale;
+      float most[4] = {x[0], x[1], x[2], x[3]};
+#pragma unroll
+      for (int n = 4; n < kS; ++n) most[n & 3] = fmaxf(most[n & 3], x[n]);
+      float bias[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float m_new = max_over_lanes<1, 4>(fmaxf(most[2 * r], most[2 * r + 1]));
+        if constexpr (!kFirst) {
+          m_new = fmaxf(m_new, m[r]);
+          // Small growth is left standing: weights stay below 2^8.
+          if ((m_new - m[r]) * c <= kRescaleAbove) m_new = m[r];
+        }
+        bias[r] = m_new == -infinity() ? 0.0f : m_new * c;
+        if constexpr (!kFirst) shrink[r] = m_new == m[r] ? 1.0f : exp2_approx(m[r] * c - bias[r]);
+        m[r] = m_new;
+      }
+      float sums[4] = {};
+#pragma unroll
+      for (int n = 0; n < kS; ++n) {
+        x[n] = exp2_approx(fmaf(x[n], c, -bias[n >> 1 & 1]));
+        sums[n & 3] += x[n];
+      }
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float sum = sums[2 * r] + sums[2 * r + 1];
+        l[r] = kFirst ? sum : l[r] * shrink[r] + sum;
+      }
+    }
+  };
+  auto pack_weights = [&]() {
+#pragma unroll
+    for (int k = 0; k < kHopperKeys / 16; ++k) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        weights[k][e] = Type::pack(x[k * 8 + e * 2], x[k * 8 + e * 2 + 1]);
+    }
+  };
+  auto rescale = [&]() {
+    if (!Spec::kUseSoftmax) return;
+    if (!__any_sync(kWholeWarp, shrink[0] != 1.0f || shrink[1] != 1.0f)) return;
+#pragma unroll
+    for (int n = 0; n < kO; ++n) o[n] *= shrink[n >> 1 & 1];
+  };
+  // Values that no row sees may be anything, and 0 * NaN is not 0: both consumers write zeros.
+  auto clear_values = [&](int i) {
+    const HopperItem& shared = s.items[turn % kItemSlots];
+    const int begin = uniform(max(shared.item.lo - tile * kHopperKeys, 0));
+    const int end = uniform(min(max(shared.seen_end - tile * kHopperKeys, 0), kHopperKeys));
+    if (begin == 0 && end == kHopperKeys) return;
+    const int stage = i % kHopperStages;
+    barrier(s.v_full[stage]).wait(i / kHopperStages & 1);
+    for (int at = thread; at < kHopperKeys * kPanelsV * 8; at += 128) {
+      const int key = at / (kPanelsV * 8), panel = at / 8 % kPanelsV, chunk = at % 8;
+      if (key >= begin && key < end) continue;
+      store_zeros(shared_address(s.v[stage]) + panel * kNextPanel + (key >> 3) * kNextGroupV +
+                  (key & 7) * 128 + chunk * 16);
+    }
+    publish_shared();
+    sync_named(kOwnBarrier + consumer, 128);
+  };
+  // The results of the item in slot `slot`. Little code: it runs once an item, so it has to be
+  // fetched each time.
+  auto store = [&](int slot) {
+    const HopperItem& from = s.items[slot];
+    const int num_rows = uniform(from.item.num_rows), partial = uniform(from.item.partial);
+    const int kv_head = uniform(from.kv_head);
+    const bool is_partial = partial != kWriteThrough;
+    // A row is a token's head, of all tokens or of the slot.
+    const int heads = static_cast<int>(is_partial ? p.slot_heads : p.num_q_heads);
+    const int64_t token = is_partial ? partial * p.slot_tokens + uniform(from.item.partial_row)
+                                     : uniform(from.item.row_begin);
+    const int head = kv_head - (is_partial ? uniform(from.item.kv_head_begin) : 0);
+    const int64_t first = token * heads + head * kGroup;
+    uint32_t own = lane;  // what follows from it is not worth a register all the while
+    settle(own);
+    const int own_row = warp_row + (own >> 2);
+    auto row_of = [&](int packed) { return packed / kGroup * heads + packed % kGroup; };
+    float* lse = (is_partial ? p.partial_lse : p.lse) + first;
+    float factor[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int packed = own_row + 8 * r;
+      const float sum = Spec::kUseSoftmax ? sum_over_lanes<1, 4>(l[r]) : 0.0f;
+      const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
+      factor[r] = normalizer(sum);
+      if (Spec::kHasVScale) factor[r] *= p.v_scale[kv_head];
+      if (Spec::kHasSink && !is_partial)
+        factor[r] *= sink_share(p, kv_head * kGroup + packed % kGroup, lse2 * kLn2);
+      if ((own & 3) == 0 && packed < num_rows)
+        lse[row_of(packed)] = is_partial ? lse2 : lse2 * kLn2;
+    }
+    if (is_partial) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const int packed = own_row + 8 * r;
+        if (packed >= num_rows) continue;
+        float* to = p.partial_out + (first + row_of(packed)) * kHeadDimV + 2 * (own & 3);
+#pragma unroll
+        for (int n = 2 * r; n < kO; n += 4)
+          *reinterpret_cast<float2*>(to + n / 4 * 8) =
+              make_float2(o[n] * factor[r], o[n + 1] * factor[r]);
+      }
+      return;
+    }
+    // A panel at a time: accumulators, 16 swizzled rows of 128 bytes, whole rows of memory.
+    const uint32_t staged = shared_address(s.out) + warp_row * 128;
+    uint16_t* out = static_cast<uint16_t*>(p.out) + first * kHeadDimV + (own & 7) * 8;
+    const int out_row = warp_row + (own >> 3);  // and 4, 8, 12 further
+#pragma unroll
+    for (int panel = 0; panel < kPanelsV; ++panel) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* of = o + panel * 32 + i * 8;
+        const uint32_t quarters[4] = {Type::pack(of[0] * factor[0], of[1] * factor[0]),
+                                      Type::pack(of[2] * factor[1], of[3] * factor[1]),
+                                      Type::pack(of[4] * factor[0], of[5] * factor[0]),
+                                      Type::pack(of[6] * factor[1], of[7] * factor[1])};
+        store_matrices(staged + swizzled(16, own & 15, i * 2 + (own >> 4)), quarters);
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int4 chunk = load_stored(staged + swizzled(16, i * 4 + (own >> 3), own & 7));
+        const int packed = out_row + i * 4;
+        if (packed >= num_rows) continue;
+        *reinterpret_cast<int4*>(out + row_of(packed) * kHeadDimV + panel * kPanel) = chunk;
+      }
+      __syncwarp();
+    }
+  };
+
+  if (consumer == 0) arrive_named(kTurnBarrier, 128 * kConsumers);  // it has the first turn
+  HopperItem next;
+  if (!next_item(next)) return;
+  begin_item(next);
+  multiply_qk(0);
+  wait_products<0>(x);
+  if (!kQueriesInRegisters && tile == last) release_queries();
+  softmax(release_keys(0), Yes{}, Yes{});
+  for (;;) {
+    // x holds the weights of tile `tile`, the first of its item and the `step`-th of all.
+    pack_weights();
+#pragma unroll
+    for (int n = 0; n < kO; ++n) o[n] = 0.0f;
+    clear_values(step);
+    auto advance = [&](auto is_masked) {
+      has_turn();
+      multiply_qk(step + 1);
+      multiply_pv(step);
+      pass_turn();
+      --tile;
+      wait_products<1>(x);
+      if (!kQueriesInRegisters && tile == last) release_queries();
+      softmax(release_keys(step + 1), is_masked, No{});
+      settle(x);
+      wait_products<0>(o);
+      release(s.v_empty[step % kHopperStages]);
+      pack_weights();
+      rescale();
+      ++step;
+    };
+    // Masked tiles on the right, tiles without a mask, masked ones on the left.
+    int masked_until = max(full_end, last);
+    while (tile > last) {
+      while (tile > masked_until) advance(Yes{});
+      while (tile > max(full_begin, last)) advance(No{});
+      masked_until = last;
+    }
+    // The last tile of the item, together with the first one of the next.
+    const int slot = turn % kItemSlots;
+    if (tile < uniform(s.items[slot].first)) clear_values(step);
+    if (!next_item(next)) {
+      multiply_pv(step);
+      wait_products<0>(o);
+      store(slot);
+      return;
+    }
+    has_turn();
+    multiply_qk(step + 1);
+    multiply_pv(step);
+    pass_turn();
+    wait_products<1>(x);
+    const uint32_t absent = release_keys(step + 1);
+    wait_products<0>(o);
+    release(s.v_empty[step % kHopperStages]);
+    store(slot);
+    __syncwarp();
+    if (lane == 0) barrier(s.item_empty[slot]).arrive();
+    begin_item(next);
+    if (!kQueriesInRegisters && tile == last) release_queries();
+    ++step;
+    softmax(absent, Yes{}, Yes{});
+  }
+}
+
+}  // namespace jaxinfer

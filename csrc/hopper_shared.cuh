@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// What the warps of the prefill kernel for sm_90a share.
+#pragma once
+
+#include "csrc/attention.cuh"
+#include "csrc/hopper.cuh"
+#include "csrc/hopper_tiles.h"
+
+namespace jaxinfer {
+
+constexpr HopperTiles kHopper = hopper_tiles(kHeadDim, kHeadDimV, Spec::kPageSize);
+constexpr int kHopperTokens = Spec::kHopperRows / kGroup;
+constexpr int kHopperKeys = kHopper.keys;
+constexpr int kBoxes = kHopperKeys / kHopper.box;
+constexpr int kConsumers = kHopperRows / 64;
+constexpr int kPanels = kHeadDim / kPanel, kPanelsV = kHeadDimV / kPanel;
+constexpr bool kIsPaged = Spec::kPageSize > 0;
+constexpr bool kQueriesInRegisters = kHeadDim <= 128;
+static_assert(kHeadDim % kPanel == 0 && kHeadDimV % kPanel == 0, "whole panels");
+static_assert(Spec::kHopperRows <= kHopperRows && kHopper.box >= 8, "the plan's tiles must fit");
+using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;
+using ProductPV = Wgmma<static_cast<ElementType>(Spec::kType), kHeadDimV>;
+
+// Where copies put keys: a box of contiguous ones fills a panel; one of a page has all panels of
+// eight rows side by side.
+constexpr int kNextGroup = kIsPaged ? kPanels * 1024 : 1024;
+constexpr int kNextGroupV = kIsPaged ? kPanelsV * 1024 : 1024;
+constexpr int kNextPanel = kIsPaged ? 1024 : kHopperKeys * 128;
+constexpr int kOutside = -64;       // no box of any tensor reaches from there into it
+constexpr int kNever = 0x7fffffff;  // a tile that is not
+
+// What the scheduler tells the others of a work item, for one KV head.
+struct HopperItem {
+  Item item;
+  int kv_head;
+  int first, last;           // tiles of keys, first >= last; first < 0: there are no more items
+  int full_begin, full_end;  // tiles between them need no mask
+  int start;                 // contiguous keys: row of the first
+  int seen_end;              // keys from here on are seen by no row of the sequence either
+};
+
+constexpr int kItemSlots = 3;  // the consumers' item, the loader's, and one that is being found
+
+struct HopperShared {
+  uint8_t q[kHopper.q_bytes];
+  uint8_t k[kHopperStages][kHopper.k_bytes], v[kHopperStages][kHopper.v_bytes];
+  uint8_t out[kHopper.out_bytes];
+  uint64_t item_full[kItemSlots], item_empty[kItemSlots];
+  uint64_t q_full, q_empty;
+  uint64_t k_full[kHopperStages], k_empty[kHopperStages];
+  uint64_t v_full[kHopperStages], v_empty[kHopperStages];
+  uint32_t absent[kHopperStages];  // bit b: box b of the keys does not exist
+  HopperItem items[kItemSlots];
+  struct {
+    int lo, hi;         // visible keys
+    int seq, position;  // for hooks
+  } tokens[kItemSlots][kHopperRows];
+};
+static_assert(sizeof(HopperShared) <= kHopper.shared_bytes, "hopper_tiles.h counts on it");
+
+JAXINFER_DEVICE Barrier barrier(const uint64_t& at) { return {shared_address(&at)}; }
+
+}  // namespace jaxinfer

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2026 The jaxinfer authors
+"""Plans of whole tiles on an NVIDIA GPU: CTAs take the items as they become free."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gpu_plans import plan_of
+
+import jaxinfer as ji
+from jaxinfer.testing.cases import AttentionCase, make_operands
+from jaxinfer.testing.numerics import assert_attention_close, attention_float64
+
+pytestmark = pytest.mark.gpu
+
+LONG = AttentionCase(
+    q_lens=(257, 150, 64, 500, 129),
+    kv_lens=(257, 350, 64, 650, 129),
+    num_q_heads=4,
+    num_kv_heads=2,
+    head_dim=128,
+    dtype="bfloat16",
+)
+CASES = {
+    "paged": LONG,
+    "ragged": AttentionCase(**LONG.__dict__ | {"page_size": None, "dtype": "float16"}),
+    "64, pages of 8": AttentionCase(
+        **LONG.__dict__ | {"head_dim": 64, "page_size": 8, "num_padding": 150}
+    ),
+    "window": AttentionCase(
+        **LONG.__dict__ | {"options": {"local_window_size": (200, 0)}, "num_layers": 2}
+    ),
+    "full": AttentionCase(
+        **LONG.__dict__ | {"options": {"is_causal": False}, "is_csr": True}
+    ),
+}
+
+
+def whole_plan(case, num_ctas=6):
+    """Of so few CTAs that each has several tiles."""
+    plan = plan_of(case, ji.PlanConfig.gpu(num_ctas=num_ctas))
+    assert plan.header[5] == 1
+    return plan
+
+
+def op_of(case):
+    op = ji.ragged_attention if case.page_size is None else ji.ragged_paged_attention
+    return functools.partial(op, **case.options, return_lse=True, implementation="cuda")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_float64_and_itself(name):
+    case = CASES[name]
+    operands, plan = make_operands(case), whole_plan(case)
+    call = jax.jit(op_of(case))
+    on_device = jax.device_put(operands)
+    out, lse = call(**on_device, plan=plan)
+    assert_attention_close(out, lse, attention_float64(operands, **case.options))
+    alone = whole_plan(case, num_ctas=1)  # which takes the items in order
+    for other in [alone] + 20 * [plan]:
+        again, lse_again = call(**on_device, plan=other)
+        assert (again.view(jnp.uint16) == out.view(jnp.uint16)).all()
+        assert (lse_again.view(jnp.uint32) == lse.view(jnp.uint32)).all()
+
+
+def test_captured_calls_with_plans_of_different_sizes():
+    """The tickets of one call are back at zero for the next, whatever its plan."""
+    operands = jax.device_put(make_operands(LONG))
+    query, rest = operands.pop("query"), operands
+    few = np.array([0, 257, 407, 407, 407, 407], np.int32)
+    plans = [whole_plan(LONG)]
+    plans.append(
+        ji.plan(
+            few,
+            np.asarray(rest["kv_lens"]),
+            num_tokens=query.shape[0],
+            max_kv_len=650,
+            num_q_heads=4,
+            num_kv_heads=2,
+            head_dim=128,
+            config=ji.PlanConfig.gpu(num_ctas=6),
+        )
+    )
+    assert plans[1].header[5] == 1
+    assert plans[0].header[0] != plans[1].header[0]
+    attend = functools.partial(ji.ragged_paged_attention, implementation="cuda")
+
+    def once(query, offsets, plan):
+        return attend(query, **rest | {"cu_q_lens": offsets}, plan=plan)
+
+    offsets = [rest["cu_q_lens"], jnp.asarray(few)]
+    expected = [jax.jit(once)(query, o, p) for o, p in zip(offsets, plans, strict=True)]
+
+    @jax.jit
+    def many(query, plans):
+        def step(i, wrong):
+            outs = [once(query, o, p) for o, p in zip(offsets, plans, strict=True)]
+            pairs = zip(outs, expected, strict=True)
+            return wrong + sum(jnp.sum(out != e) for out, e in pairs)
+
+        return jax.lax.fori_loop(0, 50, step, 0)
+
+    assert many(query, plans) == 0

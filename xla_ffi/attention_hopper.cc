@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+#include "xla_ffi/attention_hopper.h"
+
+#include <cstdint>
+
+#include "csrc/hopper_params.h"
+#include "csrc/hopper_tiles.h"
+#include "xla_ffi/arrivals.h"
+
+namespace jaxinfer {
+namespace {
+
+// A tensor of 16-bit elements, axes from the innermost out.
+template <int kRank>
+struct Tensor {
+  unsigned long sizes[kRank];
+  unsigned long strides[kRank - 1];  // bytes, of all axes but the innermost
+  unsigned box[kRank];
+
+  bool encode(const void* data, ElementType type, TensorMap* map) const {
+    unsigned steps[kRank];
+    for (unsigned& step : steps) step = 1;
+    const int element = type == ElementType::kFloat16 ? kTensorFloat16 : kTensorBFloat16;
+    return cuda_driver()->cuTensorMapEncodeTiled(map, element, kRank, const_cast<void*>(data),
+                                                 sizes, strides, box, steps, 0, kSwizzle128Bytes,
+                                                 kPromote256Bytes, 0) == 0;
+  }
+};
+
+// K or V, with rows of `dim` elements for each KV head.
+bool encode_cache(const AttentionParams& p, const void* data, int64_t dim, const HopperTiles& tiles,
+                  TensorMap* map) {
+  using Size = unsigned long;
+  const Size size = dim, heads = p.num_kv_heads, head_bytes = 2 * size, row = heads * head_bytes;
+  if (p.kv.kv_starts != nullptr) {
+    const Size rows = p.kv.num_pages;
+    return Tensor<3>{{size, heads, rows}, {head_bytes, row}, {64, 1, unsigned(tiles.keys)}}.encode(
+        data, p.q_type, map);
+  }
+  const Size groups = Size(p.num_layers * p.kv.num_pages * p.kv.page_size / 8);
+  return Tensor<5>{{64, 8, size / 64, groups, heads},
+                   {row, 128, 8 * row, head_bytes},
+                   {64, 8, unsigned(size / 64), unsigned(tiles.box / 8), 1}}
+      .encode(data, p.q_type, map);
+}
+
+// Head groups whose keys and values stay in the L2 cache while the tiles of the longest sequence
+// there can be go through them: 20 to 28 MB were best on an H200.
+int section_heads(const PlanFacts& facts, int64_t dims) {
+  constexpr int64_t kMostBytes = 28000000;
+  const int64_t bytes = int64_t{2} * facts.kv_heads_per_item * facts.max_kv_len * dims;
+  int heads = facts.head_groups();
+  while (heads > 1 && (facts.head_groups() % heads != 0 || heads * bytes > kMostBytes)) --heads;
+  return heads;
+}
+
+}  // namespace
+
+ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const AttentionParams& params,
+                         const PlanFacts& facts) {
+  HopperParams hopper;
+  hopper.p = params;
+  const AttentionParams& p = hopper.p;
+  const bool is_paged = p.kv.kv_starts == nullptr;
+  const int page_size = is_paged ? static_cast<int>(p.kv.page_size) : 0;
+  if (p.head_dim % 64 != 0 || p.head_dim_v % 64 != 0 || page_size % 8 != 0)
+    return ffi::Error::InvalidArgument("jaxinfer: no such kernel for sm_90a");
+  const HopperTiles tiles = hopper_tiles(p.head_dim, p.head_dim_v, page_size);
+  const unsigned tokens = facts.tile_tokens(facts.num_tile_classes - 1);
+  const unsigned long head_bytes = 2 * p.head_dim;
+  const Tensor<3> queries{
+      {static_cast<unsigned long>(p.head_dim), static_cast<unsigned long>(p.num_q_heads),
+       static_cast<unsigned long>(p.num_tokens)},
+      {head_bytes, head_bytes * p.num_q_heads},
+      {64, static_cast<unsigned>(p.group), tokens}};
+  if (!queries.encode(p.q, p.q_type, &hopper.q) ||
+      !encode_cache(p, p.k, p.head_dim, tiles, &hopper.k) ||
+      !encode_cache(p, p.v, p.head_dim_v, tiles, &hopper.v))
+    return ffi::Error::Internal("jaxinfer: the driver refuses a tensor map");
+  hopper.tickets = reinterpret_cast<uint32_t*>(find_arrivals(tickets_key(p), 1));
+  hopper.num_head_groups = facts.head_groups();
+  hopper.section_heads = section_heads(facts, p.head_dim + p.head_dim_v);
+  Launch prefill;
+  prefill.grid_x = facts.num_ctas;
+  prefill.threads = kHopperThreads;
+  prefill.shared_bytes = tiles.shared_bytes;
+  prefill.overlaps_previous = true;
+  return launch(stream, attributes, "attention_hopper", prefill, &hopper);
+}
+
+}  // namespace jaxinfer

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The launch of the prefill kernel for sm_90a.
+#pragma once
+
+#include "csrc/attention.h"
+#include "csrc/plan.h"
+#include "xla_ffi/kernel.h"
+
+namespace jaxinfer {
+
+// The tickets of calls with this workspace are kept apart from the counters of their merges, which
+// other programs may have left anywhere.
+inline const void* tickets_key(const AttentionParams& params) {
+  return reinterpret_cast<const char*>(params.partial_lse) + 1;
+}
+
+// Beside the kernel that was launched last, which computes the other items of the plan: on the SMs
+// that have none of those.
+ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const AttentionParams& params,
+                         const PlanFacts& facts);
+
+}  // namespace jaxinfer
