@@ -67,7 +67,7 @@ def host_plan(case: AttentionCase) -> ji.Plan:
     return ji.plan(
         cu_q_lens,
         kv_lens,
-        num_tokens=case.batch,
+        num_tokens=int(cu_q_lens[-1]),
         max_kv_len=int(kv_lens.max()),
         num_q_heads=case.num_q_heads,
         num_kv_heads=case.num_kv_heads,

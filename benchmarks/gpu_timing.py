@@ -20,6 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_RATE = 4e14  # FLOP/s, a guess from which the length of a program follows
+_PROGRAM = 0.02  # seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -40,6 +43,11 @@ class Settings:
     def with_calls(self, calls: int) -> "Settings":
         """The same for programs of another length; short calls need longer programs."""
         return dataclasses.replace(self, calls=min(calls, 8 * self.calls))
+
+    def for_flops(self, num_flops: int) -> "Settings":
+        """The same for programs that are not too long, of calls of so much work."""
+        calls = math.ceil(_PROGRAM * _RATE / num_flops)
+        return dataclasses.replace(self, calls=min(calls, self.calls))
 
 
 QUICK = Settings(calls=2, repeats=2, most_launches=1)  # to see that it runs

@@ -2,6 +2,7 @@
 # Copyright 2026 The jaxinfer authors
 """What a run does, in order of importance: a run that is cut is a run of less."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks import (
     bench_jit,
     bench_merge_partials,
     bench_plan,
+    bench_prefill,
     bench_ragged_paged_attention,
     bench_rope,
     bench_streaming,
@@ -19,11 +21,14 @@ from benchmarks import (
     bench_variants_jit,
     decode_cells,
     op_cells,
+    prefill_cells,
     variant_cells,
 )
 from benchmarks.gpu_timing import QUICK, Settings
 from benchmarks.peers.process import (
+    FLASHINFER_PREFILL,
     FLEX_ATTENTION,
+    FLEX_PREFILL,
     flashinfer_records,
     peer_records,
 )
@@ -32,6 +37,11 @@ from benchmarks.peers.process import (
 Job = tuple[str, Callable[[float], Iterator[dict[str, Any]]]]
 
 MOST_SECONDS = 240.0  # for one process of a peer, its compilation included
+PREFILL_PEERS = (
+    (FLASHINFER_PREFILL, "--backends", "fa3"),
+    (FLASHINFER_PREFILL, "--backends", "fa2"),
+    (FLEX_PREFILL,),
+)
 JAX_PEERS = ("xla", "pallas", "cudnn dense", "xla dense", "flash_attn3_jax")
 
 
@@ -72,6 +82,15 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         yield from bench_variants_jit.records(1 if is_quick else 3)
         yield from bench_variants.records(variant_cells.prefill_cells(is_quick), timing)
 
+    def prefill(left):
+        end = time.monotonic() + left
+        timing = settings if is_quick else variant_cells.TIMING
+        yield from bench_prefill.records(prefill_cells.cells(is_quick), timing)
+        for peer, *arguments in PREFILL_PEERS:
+            arguments += ["--quick"] if is_quick else []
+            seconds = min(end - time.monotonic(), MOST_SECONDS)
+            yield from peer_records(peer, ["--prefill", *arguments], seconds)
+
     def flex_attention(left):
         arguments = ["--quick"] if is_quick else []
         return peer_records(FLEX_ATTENTION, arguments, min(left, MOST_SECONDS))
@@ -85,6 +104,7 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         ("compile", lambda _: bench_jit.records()),
         ("variants", variants),
         ("variants-flex", flex_attention),
+        ("prefill", prefill),
         ("planned", decode("planned", impls=("jaxinfer, plan in graph",))),
         ("pages", decode("pages")),
         ("groups", decode("groups", "-targets")),

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.decode_cells import TARGETS
+from benchmarks.prefill_cells import PREFILL
 
 DECODE = ("decode_repeated", "decode")
 STEP = "decode_step"
 # The order of columns; others follow.
 IMPLS = (
     "jaxinfer",
+    "flashinfer fa3",
     "flashinfer fa2",
     "flashinfer xqa",
     "flashinfer cudnn",
@@ -51,7 +53,9 @@ def section(name: str, run: dict[str, Any]) -> str:
             for one in records
             if "idle" in one
         ]
-    shown = {*DECODE, STEP}
+    if any(key[0] == PREFILL for key in of):
+        lines += ["", "Causal prefill, TFLOP/s.", "", *prefill_table(records)]
+    shown = {*DECODE, STEP, PREFILL}
     others = [r for r in records if r["benchmark"] not in shown and r["us"]]
     if others:
         lines += ["", *plain_table(others, None)]
@@ -112,6 +116,22 @@ def decode_table(records: Records) -> list[str]:
         share = f"{own['us'] / min(peers):.2f}" if own and peers else ""
         lines.append(f"| {case} | {goal} | {' | '.join(cells)} | {rate} | {share} |")
     return [*lines, "", "A target in bold is missed."]
+
+
+def prefill_table(records: Records) -> list[str]:
+    """A row a case, a column an implementation."""
+    records = [one for one in records if one["benchmark"] == PREFILL]
+    impls = ordered_impls(records)
+    lines = [
+        f"| case | {' | '.join(impls)} | speed / best peer |",
+        "|---" * (len(impls) + 2) + "|",
+    ]
+    for (_, case), row in by_case(records).items():
+        cells = [f"{row[i]['tflops']:.0f}" if i in row else "" for i in impls]
+        own, peers = row.get("jaxinfer"), [row[i]["us"] for i in row if i != "jaxinfer"]
+        share = f"{min(peers) / own['us']:.2f}" if own and peers else ""
+        lines.append(f"| {case} | {' | '.join(cells)} | {share} |")
+    return lines
 
 
 def step_table(records: Records) -> list[str]:

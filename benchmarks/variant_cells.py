@@ -20,8 +20,6 @@ NUM_DOCUMENTS = 4
 VARIANTS = ("causal", "soft_cap", "alibi", "window1024", "documents")
 TIMING = Settings(calls=12, repeats=5)
 _FULL = 512  # up to this length everything is checked, beyond it a few rows
-_RATE = 4e14  # FLOP/s, a guess from which the length of a program follows
-_PROGRAM = 0.02  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +89,7 @@ class PrefillCell:
 
     def settings(self, variant: str, settings: Settings) -> Settings:
         """The same for programs that are not too long."""
-        calls = math.ceil(_PROGRAM * _RATE / self.num_flops(variant))
-        return dataclasses.replace(settings, calls=min(calls, settings.calls))
+        return settings.for_flops(self.num_flops(variant))
 
     def checked_seqs(self) -> list[int]:
         """All, or the first and the last."""

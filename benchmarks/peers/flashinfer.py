@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks import decode_cells
 from benchmarks.gpu_timing import QUICK, Settings, measure
 from benchmarks.harness import failure, record
+from benchmarks.variant_cells import TIMING
 from jaxinfer.testing.cases import AttentionCase
 
 torch: Any = importlib.import_module("torch")
@@ -62,16 +63,6 @@ class Cell:
         self.query = torch.randn(q_shape, **options)
         self.workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
 
-    def page_lists(self, table: np.ndarray) -> tuple[Any, Any, Any]:
-        """(indptr, indices, last_page_len) on the host, as plan() wants them."""
-        size = self.case.page_size
-        assert size is not None
-        counts = -(-self.kv_lens // size)
-        indptr = np.cumsum([0, *counts], dtype=np.int32)
-        indices = table[np.arange(table.shape[1]) < counts[:, None]]
-        last = (self.kv_lens - (counts - 1) * size).astype(np.int32)
-        return tuple(torch.from_numpy(x) for x in (indptr, indices, last))
-
     def keys_of(self, cache: int, seq: int) -> tuple[np.ndarray, np.ndarray]:
         """K and V of a sequence, of the checked heads."""
         kv_len, size = int(self.kv_lens[seq]), self.case.page_size
@@ -85,12 +76,25 @@ class Cell:
         return k, v
 
 
+def page_lists(
+    case: AttentionCase, table: np.ndarray, kv_lens: np.ndarray
+) -> tuple[Any, Any, Any]:
+    """(indptr, indices, last_page_len) on the host, as plan() wants them."""
+    size = case.page_size
+    assert size is not None
+    counts = -(-kv_lens // size)
+    indptr = np.cumsum([0, *counts], dtype=np.int32)
+    indices = table[np.arange(table.shape[1]) < counts[:, None]]
+    last = (kv_lens - (counts - 1) * size).astype(np.int32)
+    return tuple(torch.from_numpy(x) for x in (indptr, indices, last))
+
+
 def fa2(cell: Cell) -> list[Call]:
     """The batch decode wrapper on tensor cores: one planned wrapper a table."""
 
     def call(table):
         wrapper = make_wrapper(cell.workspace)
-        plan(wrapper, cell.case, *cell.page_lists(table))
+        plan(wrapper, cell.case, *page_lists(cell.case, table, cell.kv_lens))
         return lambda query, out: wrapper.run(query, (cell.k, cell.v), out=out)
 
     return [call(table) for table in cell.tables]
@@ -206,6 +210,9 @@ def main() -> None:
     parser.add_argument("--cells", default="targets", help="lists, comma separated")
     parser.add_argument("--backends", default="fa2")
     parser.add_argument("--ops", action="store_true", help="plan, append and RoPE too")
+    parser.add_argument(
+        "--prefill", action="store_true", help="its cells by its backends, nothing else"
+    )
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     settings = QUICK if arguments.quick else Settings()
@@ -224,6 +231,15 @@ def main() -> None:
         from benchmarks.peers import flashinfer_ops
 
         jobs += flashinfer_ops.jobs(settings)
+    if arguments.prefill:
+        from benchmarks.peers import flashinfer_prefill
+
+        timing = QUICK if arguments.quick else TIMING
+        jobs = [
+            job
+            for backend in arguments.backends.split(",")
+            for job in flashinfer_prefill.jobs(backend, arguments.quick, timing)
+        ]
     for benchmark, case, impl, run in jobs:
         try:
             for made in run():

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.gpu_timing import QUICK, Settings, measure
 from benchmarks.harness import failure, record
+from benchmarks.prefill_cells import PREFILL, cells, is_dense
 from benchmarks.variant_cells import CAP, TIMING, WINDOW, PrefillCell, prefill_cells
 
 torch: Any = importlib.import_module("torch")
@@ -118,13 +119,24 @@ def _numpy(x: Any) -> np.ndarray:
     return x.transpose(0, 1).float().cpu().numpy()
 
 
+def plain_cells(is_quick: bool) -> dict[PrefillCell, str]:
+    """Those of the prefill benchmark that it has a form for, and their names there."""
+    found = {}
+    for case in filter(is_dense, cells(is_quick)):
+        shape = (case.batch, case.kv_len, case.num_q_heads, case.num_kv_heads)
+        found[PrefillCell(*shape, case.head_dim, ("causal",))] = case.name
+    return found
+
+
 def main() -> None:
     """Times all cells; what fails says why and the rest goes on."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    is_quick = parser.parse_args().quick
-    settings = QUICK if is_quick else TIMING
-    for cell in prefill_cells(is_quick):
+    parser.add_argument("--prefill", action="store_true", help="its cells, causal")
+    arguments = parser.parse_args()
+    settings = QUICK if arguments.quick else TIMING
+    names = plain_cells(arguments.quick) if arguments.prefill else {}
+    for cell in names or prefill_cells(arguments.quick):
         bench, causal = Bench(cell), None
         for variant in cell.variants:
             try:
@@ -135,6 +147,8 @@ def main() -> None:
                 causal = made["us"]
             elif made["us"] and causal:
                 made["of_causal"] = round(causal / made["us"], 3)
+            if cell in names:
+                made |= {"benchmark": PREFILL, "case": names[cell]}
             print(json.dumps(made), flush=True)
         del bench
         if torch.cuda.is_available():

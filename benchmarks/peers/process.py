@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import failure
+from benchmarks.prefill_cells import PREFILL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Peer:
 
 
 FLASHINFER = Peer("flashinfer", "decode", "flashinfer", ("torch", "flashinfer"))
+FLASHINFER_PREFILL = dataclasses.replace(FLASHINFER, benchmark=PREFILL)
 FLEX_ATTENTION = Peer("flex_attention", "variants", "flex_attention", ("torch",))
+FLEX_PREFILL = dataclasses.replace(FLEX_ATTENTION, benchmark=PREFILL)
 
 
 def peer_records(
