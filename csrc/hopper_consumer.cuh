@@ -132,7 +132,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   // Done with the keys of the `i`-th tile. Returns which boxes of it were absent.
   auto release_keys = [&](int i) {
     const int stage = i % kHopperStages;
-    const uint32_t absent = kIsPaged ? s.absent[stage] : 0;
+    const uint32_t absent = kIsPaged ? s.absent[i % (2 * kHopperStages)] : 0;
     release(s.k_empty[stage]);
     return absent;
   };

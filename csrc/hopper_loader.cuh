@@ -96,7 +96,7 @@ struct HopperLoader {
     const int stage = turn_k % kHopperStages;
     barrier(s.k_empty[stage]).wait((turn_k / kHopperStages & 1) ^ 1);
     const uint32_t absent = __ballot_sync(kWholeWarp, boxes.is_absent);
-    if ((threadIdx.x & 31) == 0) s.absent[stage] = absent;
+    if ((threadIdx.x & 31) == 0) s.absent[turn_k % (2 * kHopperStages)] = absent;
     copy<kHeadDim>(s.k[stage], params.k, barrier(s.k_full[stage]), now, tile, boxes.group);
     ++turn_k;
   }

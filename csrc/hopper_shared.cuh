@@ -51,7 +51,9 @@ struct HopperShared {
   uint64_t q_full, q_empty;
   uint64_t k_full[kHopperStages], k_empty[kHopperStages];
   uint64_t v_full[kHopperStages], v_empty[kHopperStages];
-  uint32_t absent[kHopperStages];  // bit b: box b of the keys does not exist
+  // Bit b: box b of the keys does not exist. A warp may read it when its stage is already given
+  // back, so it stays for as many tiles more.
+  uint32_t absent[2 * kHopperStages];
   HopperItem items[kItemSlots];
   struct {
     int lo, hi;         // visible keys
