@@ -4,6 +4,7 @@
 
 from jaxinfer import export as export
 from jaxinfer import variants as variants
+from jaxinfer._explain import Explanation, explain
 from jaxinfer._library import register_targets as _register_targets
 from jaxinfer._plan import Plan, PlanConfig, TileClass
 from jaxinfer.cache import PagedKVCache, own_kv_heads
@@ -21,6 +22,7 @@ from jaxinfer.variant import Variant
 _register_targets()
 
 __all__ = [
+    "Explanation",
     "Llama3RopeScaling",
     "PagePool",
     "PagePoolExhausted",
@@ -30,6 +32,7 @@ __all__ = [
     "TileClass",
     "Variant",
     "dot_product_attention",
+    "explain",
     "merge_partials",
     "own_kv_heads",
     "plan",

@@ -147,6 +147,7 @@ def cuda_kernel(
     facts: PlanFacts,
     *,
     page_size: int = 0,
+    arch: str | None = None,
     **has: bool,
 ) -> KernelSpec | None:
     """The CUDA kernel of an attention call; None for what csrc/attention.cuh lacks.
@@ -158,6 +159,7 @@ def cuda_kernel(
       options: of the call.
       facts: of the plan.
       page_size: 0 = contiguous keys.
+      arch: None = that of the target or the device.
       **has: which of stacked, csr, k_scale, v_scale, sink, bias and mask are given.
 
     Raises:
@@ -168,7 +170,7 @@ def cuda_kernel(
     lead = key.shape[1:-2] if has.get("stacked") else key.shape[:-2]
     if dtype not in _ELEMENT_TYPES or key.dtype != dtype or math.prod(lead) >= 2**31:
         return None
-    arch = gpu_arch(facts.config)
+    arch = arch or gpu_arch(facts.config)
     hopper = _has_hopper_kernel(arch, key, value, options, facts, page_size, has)
     # Values much wider than keys would not fit the shared memory of eight warps.
     most_rows = (128 if head_dim <= 128 else 64) // facts.ctas_per_sm

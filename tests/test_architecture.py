@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "warmup": {"_plan", "jit", "ops"},
     "jit.__main__": {"jit", "warmup"},
     "export": {"_library", "_native", "_plan", "cache"},
+    "_explain": {"_attention", "_native", "_plan", "jit", "ops", "variant"},
     "testing": {"_plan", "cache", "ops", "reference", "variant", "variants"},
 }
 OPS = sorted(p.stem for p in (ROOT / "jaxinfer/ops").glob("[!_]*.py"))

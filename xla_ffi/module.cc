@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 
 #include "csrc/attention.h"
+#include "csrc/attention_tiles.h"
+#include "csrc/hopper_tiles.h"
 #include "csrc/plan.h"
 #include "xla_ffi/kernel.h"
 #include "xla_ffi/targets.h"
@@ -41,6 +43,24 @@ py::dict layout_dict(const Int32s& encoded) {
   return d;
 }
 
+// Of the CUDA kernel for every GPU, and of the one for sm_90a: fields of Tile in _explain.py.
+py::dict tiles_dict(int head_dim, int head_dim_v, int ctas_per_sm, int tile_rows) {
+  const AttentionTiles tiles = attention_tiles(head_dim, head_dim_v, ctas_per_sm);
+  py::dict d;
+  d["keys"] = has_prefill(tile_rows) ? tiles.prefill_keys : tiles.warps * kDecodeKeys;
+  d["stages"] = has_prefill(tile_rows) ? 2 : tiles.decode_stages;
+  d["shared_bytes"] = tiles.shared_bytes(tile_rows);
+  return d;
+}
+py::dict hopper_tiles_dict(int head_dim, int head_dim_v, int page_size) {
+  const HopperTiles tiles = hopper_tiles(head_dim, head_dim_v, page_size);
+  py::dict d;
+  d["keys"] = tiles.keys;
+  d["stages"] = kHopperStages;
+  d["shared_bytes"] = tiles.shared_bytes;
+  return d;
+}
+
 // Without elements cu_q_lens is absent: one query each.
 Int32s host_plan(const Int32s& encoded, const Int32s& cu_q_lens, const Int32s& kv_lens) {
   const PlanFacts facts = decode(encoded);
@@ -73,6 +93,10 @@ PYBIND11_MODULE(_native, m) {
   m.attr("ffi_api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   m.attr("cpu_isa") = best_cpu_kernels().name;
   m.def("plan_layout", &layout_dict, py::arg("facts"));
+  m.def("attention_tiles", &tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
+        py::arg("ctas_per_sm"), py::arg("tile_rows"));
+  m.def("hopper_tiles", &hopper_tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
+        py::arg("page_size"));
   m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
 
   auto capsule = [](XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {
