@@ -14,7 +14,7 @@ import numpy as np
 from jaxinfer import _check
 from jaxinfer._compat import call_target, out_type
 from jaxinfer._library import kernel_attributes
-from jaxinfer._plan import PlanFacts, gpu_arch
+from jaxinfer._plan import HOPPER_HEAD_DIMS, PlanFacts, gpu_arch
 from jaxinfer.jit import KernelSpec
 from jaxinfer.variant import Hooks, Variant
 
@@ -209,7 +209,11 @@ _DECODE_ROWS = 16  # kMaxDecodeRows in csrc/attention_tiles.h
 def _has_hopper_kernel(arch, key, value, options, facts, page_size, has) -> bool:
     """Whether csrc/attention_hopper.cuh computes the large tiles of a plan."""
     head_dim, rows = key.shape[-1], facts.tile_rows
-    if arch != "sm_90a" or value.shape[-1] != head_dim or head_dim not in (64, 128):
+    if (
+        arch != "sm_90a"
+        or value.shape[-1] != head_dim
+        or head_dim not in HOPPER_HEAD_DIMS
+    ):
         return False
     if has.get("bias") or has.get("mask") or page_size % 8:
         return False

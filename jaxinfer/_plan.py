@@ -15,6 +15,7 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
+HOPPER_HEAD_DIMS = (64, 128)  # of csrc/attention_hopper.cuh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +70,16 @@ class PlanFacts:
 
     @property
     def whole_tiles_from(self) -> int:
-        """That of the configuration, or what the kernels for sm_90a like best."""
+        """That of the configuration, or what the prefill kernel for sm_90a likes best.
+
+        The older kernel cannot take items as its CTAs become free: it would wait for
+        the most loaded one.
+        """
         config = self.config
         if config.whole_tiles_from is not None:
             return config.whole_tiles_from
-        return 2 if config.arch == "sm_90a" and len(self.tile_classes) > 1 else 0
+        is_hopper = config.arch == "sm_90a" and self.head_dim in HOPPER_HEAD_DIMS
+        return 2 if is_hopper and len(self.tile_classes) > 1 else 0
 
     @property
     def num_ctas(self) -> int:

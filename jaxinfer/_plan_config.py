@@ -51,7 +51,7 @@ class PlanConfig:
       whole_tiles_from: where all sequences have tiles of the largest class, and every
         CTA has so many times the cost of the longest one, none is split: CTAs then take
         tiles as they become free, in an order in which they share keys. 0 = always
-        split; None = 2 for "sm_90a", else 0.
+        split; None = 2 for "sm_90a" and head dims of its prefill kernel, else 0.
     """
 
     arch: str
