@@ -29,6 +29,7 @@ std::optional<CudaDriver> open_driver() {
   find("cuKernelSetAttribute", &driver.cuKernelSetAttribute);
   find("cuMemAlloc_v2", &driver.cuMemAlloc_v2);
   find("cuMemsetD8_v2", &driver.cuMemsetD8_v2);
+  find("cuStreamSynchronize", &driver.cuStreamSynchronize);
   find("cuTensorMapEncodeTiled", &driver.cuTensorMapEncodeTiled);
   find("cuLaunchKernelEx", &driver.cuLaunchKernelEx);
   if (!complete) return std::nullopt;

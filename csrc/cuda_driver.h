@@ -60,6 +60,7 @@ struct CudaDriver {
   CUresult (*cuKernelSetAttribute)(int, int, CUkernel, CUdevice);
   CUresult (*cuMemAlloc_v2)(unsigned long long*, size_t);
   CUresult (*cuMemsetD8_v2)(unsigned long long, unsigned char, size_t);
+  CUresult (*cuStreamSynchronize)(CUstream);
   // Since 12.0. (map, type, rank, address, sizes, strides, box, steps, interleaving, swizzle,
   // promotion, fill)
   CUresult (*cuTensorMapEncodeTiled)(void*, int, unsigned, void*, const unsigned long*,

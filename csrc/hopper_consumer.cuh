@@ -75,6 +75,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
             s.q, kHopperRows, r, [&](int i) { return r + i < next.item.num_rows; },
             [&](const auto& vector, int, int e) { return place.query(p, vector, e); });
       }
+      publish_shared();  // for the copies that come later
       __syncwarp();
     }
     if constexpr (kQueriesInRegisters) {

@@ -57,7 +57,7 @@ struct HopperScheduler {
 
   __device__ __forceinline__ bool find_next_item(int number) {
     const AttentionParams& p = params.p;
-    for (; index < end; next_index()) {
+    for (; static_cast<unsigned>(index) < static_cast<unsigned>(end); next_index()) {
       const int at = is_whole ? item_of_ticket() : index;
       const WorkItem work = load_item(p.items + at);
       Item item = find_item<kHopperRows>(p, at, work, BoundsRead::load(p, work));
@@ -72,7 +72,7 @@ struct HopperScheduler {
         // Keys before and behind the rows that there are do not exist.
         if (item.hi > item.lo) start = load_entry(p, item.page_row, 0);
         item.hi = min64(item.hi, p.kv.num_pages - start);
-        item.lo = max64(item.lo, -int64_t{start});
+        item.lo = min64(max64(item.lo, -int64_t{start}), 0x7fffffff);
         item.all_lo = max(item.all_lo, item.lo), item.all_hi = min(item.all_hi, item.hi);
       }
       const bool has_keys = item.hi > item.lo, lacks = has_keys && lacks_pages(item);
@@ -84,7 +84,9 @@ struct HopperScheduler {
         to.last = has_keys ? item.lo / kHopperKeys : 0;
         to.full_begin = lacks ? kNever : (max(item.all_lo, 0) + kHopperKeys - 1) / kHopperKeys;
         to.full_end = lacks ? kNever : max(item.all_hi, 0) / kHopperKeys;
-        to.start = start, to.seen_end = seen_end;
+        to.start = start;
+        // Without keys a tile is read all the same, from wherever: no value of it may be used.
+        to.seen_end = has_keys ? seen_end : 0;
       }
       describe_tokens(work, item, number);
       next_index();

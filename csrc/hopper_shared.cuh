@@ -18,6 +18,7 @@ constexpr int kConsumers = kHopperRows / 64;
 constexpr int kPanels = kHeadDim / kPanel, kPanelsV = kHeadDimV / kPanel;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
 constexpr bool kQueriesInRegisters = kHeadDim <= 128;
+static_assert(kQueriesInRegisters || !Variant::kHasQueryMod, "products would need a barrier");
 static_assert(kHeadDim % kPanel == 0 && kHeadDimV % kPanel == 0, "whole panels");
 static_assert(Spec::kHopperRows <= kHopperRows && kHopper.box >= 8, "the plan's tiles must fit");
 using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;

@@ -187,7 +187,8 @@ def cuda_kernel(
         "kCtasPerSm": facts.ctas_per_sm,
         "kIsStacked": has.get("stacked", False),
         "kIsCsr": has.get("csr", False),
-        "kIsScalePositive": options.scale > 0,
+        # In float32, where it may underflow.
+        "kIsScalePositive": bool(np.float32(options.scale) > 0),
         "kUseSoftmax": options.use_softmax,
         "kHasSoftCap": options.logits_soft_cap is not None,
         "kHasKScale": has.get("k_scale", False),

@@ -54,7 +54,9 @@ void reserve_arrivals(const void* workspace, size_t count) {
     const CudaDriver& driver = *cuda_driver();
     unsigned long long chunk;
     if (device.num_chunks == kMostChunks || driver.cuMemAlloc_v2(&chunk, kChunkBytes) != 0) return;
+    // Of the default stream, which others do not wait for.
     if (driver.cuMemsetD8_v2(chunk, 0, kChunkBytes) != 0) return;
+    if (driver.cuStreamSynchronize(nullptr) != 0) return;
     device.chunk = chunk, device.used = 0, ++device.num_chunks;
   }
   auto* first = reinterpret_cast<uint64_t*>(device.chunk + device.used);

@@ -183,7 +183,8 @@ ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call
       call.uses_hopper ? load_kernel(attributes, {"attention", "attention_hopper", "merge_split"})
                        : load_kernel(attributes, {"attention", "merge_split"});
   const int64_t count = num_arrivals(call);
-  if (error.success() && call.uses_hopper) reserve_arrivals(tickets_key(call.params), 1);
+  if (error.success() && call.uses_hopper && draws_tickets(call.facts))
+    reserve_arrivals(tickets_key(call.params), 1);
   if (error.success() && count > 0) reserve_arrivals(call.params.partial_lse, count);
   return error;
 }

@@ -78,7 +78,9 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
       !encode_cache(p, p.k, p.head_dim, tiles, &hopper.k) ||
       !encode_cache(p, p.v, p.head_dim_v, tiles, &hopper.v))
     return ffi::Error::Internal("jaxinfer: the driver refuses a tensor map");
-  hopper.tickets = reinterpret_cast<uint32_t*>(find_arrivals(tickets_key(p), 1));
+  hopper.tickets = nullptr;
+  if (draws_tickets(facts))
+    hopper.tickets = reinterpret_cast<uint32_t*>(find_arrivals(tickets_key(p), 1));
   hopper.num_head_groups = facts.head_groups();
   hopper.section_heads = section_heads(facts, p.head_dim + p.head_dim_v);
   Launch prefill;

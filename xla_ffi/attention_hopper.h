@@ -10,6 +10,10 @@
 
 namespace jaxinfer {
 
+// Whether plans may be of whole tiles, which CTAs take as they become free.
+inline bool draws_tickets(const PlanFacts& facts) {
+  return facts.whole_tiles_from > 0 && !facts.batch_invariant;
+}
 // The tickets of calls with this workspace are kept apart from the counters of their merges, which
 // other programs may have left anywhere.
 inline const void* tickets_key(const AttentionParams& params) {

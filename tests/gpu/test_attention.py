@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+import values_of_nobody
 from gpu_plans import CONFIGS, plan_of
 
 import jaxinfer as ji
@@ -50,3 +51,10 @@ def test_paged(case):
 @pytest.mark.parametrize("case", RAGGED_16_BIT, ids=lambda case: case.name)
 def test_ragged(case):
     check(case, CONFIGS[RAGGED_16_BIT.index(case) % len(CONFIGS)])
+
+
+@pytest.mark.parametrize("num_ctas", [4, 132])
+@pytest.mark.parametrize("planned_lens", ["KV_LENS", "STALE"])
+def test_values_of_nobody_change_nothing(num_ctas, planned_lens):
+    lens, config = getattr(values_of_nobody, planned_lens), ji.PlanConfig.gpu
+    values_of_nobody.check(lens, config(num_ctas=num_ctas), implementation="cuda")

@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+import values_of_nobody
 
 import jaxinfer as ji
 from jaxinfer import PlanConfig
@@ -111,3 +112,10 @@ def test_the_paged_op_computes_the_same():
     )
     np.testing.assert_array_equal(out, paged)
     np.testing.assert_array_equal(lse, paged_lse)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("planned_lens", ["KV_LENS", "STALE"])
+def test_values_of_nobody_change_nothing(implementation, planned_lens):
+    lens, config = getattr(values_of_nobody, planned_lens), PlanConfig.cpu(20)
+    values_of_nobody.check(lens, config, implementation)
