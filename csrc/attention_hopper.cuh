@@ -8,9 +8,8 @@
 //   S[64 x keys] = Q K^T    A = Q in registers, B = K
 //   O[64 x Hv] += P V       A = P, which the accumulators of S become; B = V
 //
-// Within a warpgroup the product of the next keys runs beside the softmax of these. Between the two
-// a pair of barriers makes them take turns, so that one multiplies while the other one computes
-// exponentials. Keys go from the last tile to the first, so that causal masks come first.
+// A pair of barriers makes the two take turns, so that one multiplies, values with the weights of
+// these keys and queries with the next keys, while the other one computes exponentials. Keys go from the last tile to the first, so that causal masks come first.
 #pragma once
 
 #include "csrc/hopper_consumer.cuh"

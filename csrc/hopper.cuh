@@ -111,19 +111,13 @@ JAXINFER_DEVICE void begin_products() { asm volatile("wgmma.fence.sync.aligned;"
 JAXINFER_DEVICE void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-// Computes `x` before what follows, and reads it behind: to the compiler, waiting for products has
-// nothing to do with what should run beside them.
-template <int kCount>
-JAXINFER_DEVICE void settle(float (&x)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(x[i])::"memory");
-}
 // Waits until at most kPending committed groups are under way. `d` is what the last of the others
 // writes: the compiler must not read it earlier.
 template <int kPending, int kCount>
 JAXINFER_DEVICE void wait_products(float (&d)[kCount]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-  settle(d);
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // An operand in shared memory: panels of 64 columns (128 bytes), rows in swizzled groups of eight
@@ -137,7 +131,7 @@ JAXINFER_DEVICE uint64_t describe(uint32_t address, int next_panel, int next_gro
 }
 
 // D[64 x kN] (+)= A[64 x 16] B[16 x kN], in place of D unless `adds`. A in registers, as four 8x8
-// quarters a warp, or in shared memory. With kRowsAreK rows of B in shared memory are its k.
+// quarters a warp, B in shared memory, where with kRowsAreK its rows are its k.
 template <ElementType kType, int kN>
 struct Wgmma;
 
@@ -150,8 +144,6 @@ struct Wgmma;
 #define JAXINFER_D32(i) JAXINFER_D8(i), JAXINFER_D8(i + 8), JAXINFER_D8(i + 16), JAXINFER_D8(i + 24)
 #define JAXINFER_30 JAXINFER_TEN() JAXINFER_TEN(1) JAXINFER_TEN(2)
 #define JAXINFER_60 JAXINFER_30 JAXINFER_TEN(3) JAXINFER_TEN(4) JAXINFER_TEN(5)
-#define JAXINFER_90 JAXINFER_60 JAXINFER_TEN(6) JAXINFER_TEN(7) JAXINFER_TEN(8)
-#define JAXINFER_120 JAXINFER_90 JAXINFER_TEN(9) JAXINFER_TEN(10) JAXINFER_TEN(11)
 
 // `...`: operands of D. p0 to p6 number those behind it: A, B, `adds` and kRowsAreK.
 #define JAXINFER_WGMMA(kElement, type, n, registers, p0, p1, p2, p3, p4, p5, p6, ...)             \
@@ -168,25 +160,12 @@ struct Wgmma;
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                          \
                      "r"(static_cast<int>(adds)), "n"(static_cast<int>(kRowsAreK)));              \
     }                                                                                             \
-    template <bool kRowsAreK>                                                                     \
-    JAXINFER_DEVICE void multiply(float (&d)[n / 2], uint64_t a, uint64_t b, bool adds) {         \
-      asm volatile("{.reg .pred p; setp.ne.b32 p, " p2                                            \
-                   ", 0;\n"                                                                       \
-                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
-                   "}, " p0 ", " p1 ", p, 1, 1, 0, " p3 ";}"                                      \
-                   : __VA_ARGS__                                                                  \
-                   : "l"(a), "l"(b), "r"(static_cast<int>(adds)),                                 \
-                     "n"(static_cast<int>(kRowsAreK)));                                           \
-    }                                                                                             \
   };
 #define JAXINFER_WGMMAS(kElement, type)                                                          \
   JAXINFER_WGMMA(kElement, type, 64, JAXINFER_30 "%30,%31", "%32", "%33", "%34", "%35", "%36",   \
                  "%37", "%38", JAXINFER_D32(0))                                                  \
   JAXINFER_WGMMA(kElement, type, 128, JAXINFER_60 "%60,%61,%62,%63", "%64", "%65", "%66", "%67", \
-                 "%68", "%69", "%70", JAXINFER_D32(0), JAXINFER_D32(32))                         \
-  JAXINFER_WGMMA(kElement, type, 256, JAXINFER_120 "%120,%121,%122,%123,%124,%125,%126,%127",    \
-                 "%128", "%129", "%130", "%131", "%132", "%133", "%134", JAXINFER_D32(0),        \
-                 JAXINFER_D32(32), JAXINFER_D32(64), JAXINFER_D32(96))
+                 "%68", "%69", "%70", JAXINFER_D32(0), JAXINFER_D32(32))
 JAXINFER_WGMMAS(kBFloat16, "bf16")
 JAXINFER_WGMMAS(kFloat16, "f16")
 

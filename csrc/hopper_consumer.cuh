@@ -28,7 +28,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 
   float x[kS], o[kO];
   uint32_t weights[kHopperKeys / 16][4];
-  uint32_t queries[kQueriesInRegisters ? kHeadDim / 16 : 1][4];
+  uint32_t queries[kHeadDim / 16][4];
   float m[2] = {}, l[2] = {}, shrink[2] = {1.0f, 1.0f};
   int lo[2], hi[2];
   Place places[2];
@@ -44,11 +44,6 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   auto release = [&](const uint64_t& empty) {
     if (thread == 0) barrier(empty).arrive();
   };
-  auto release_queries = [&]() {
-    __syncwarp();
-    if (lane == 0) barrier(s.q_empty).arrive();
-  };
-
   auto place_of = [&](int kv_head, int packed) {
     const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
     return Place{token.seq, kv_head * kGroup + packed % kGroup, token.position};
@@ -78,13 +73,12 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       publish_shared();  // for the copies that come later
       __syncwarp();
     }
-    if constexpr (kQueriesInRegisters) {
 #pragma unroll
-      for (int k = 0; k < kHeadDim / 16; ++k)
-        load_matrices(queries[k],
-                      q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
-      release_queries();
-    }
+    for (int k = 0; k < kHeadDim / 16; ++k)
+      load_matrices(queries[k],
+                    q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
+    __syncwarp();
+    if (lane == 0) barrier(s.q_empty).arrive();
     return true;
   };
   // Makes it the present one.
@@ -110,13 +104,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const uint64_t step_b = b + (((k / 4) * kNextPanel + (k % 4) * 32) >> 4);
-      if constexpr (kQueriesInRegisters) {
-        ProductQK::template multiply<false>(x, queries[k], step_b, k > 0);
-      } else {
-        const uint64_t a = describe(q + consumer * 64 * 128, 16, 1024);
-        ProductQK::template multiply<false>(
-            x, a + (((k / 4) * kHopperRows * 128 + (k % 4) * 32) >> 4), step_b, k > 0);
-      }
+      ProductQK::template multiply<false>(x, queries[k], step_b, k > 0);
     }
     commit_products();
   };
@@ -142,12 +130,12 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     constexpr bool kMasked = decltype(is_masked)::value || Variant::kHasMaskMod;
     constexpr bool kFirst = decltype(is_first)::value;
     const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
-    if constexpr (kScaleEarly || Spec::kHasSoftCap || kHasScoreHook) {
+    if constexpr (kScaleEarly) {
 #pragma unroll
       for (int n = 0; n < kS; ++n) {
         x[n] = scores(x[n]);
         const int key = begin + n / 4 * 8 + (n & 1) + key_base;
-        if constexpr (kHasScoreHook) x[n] = places[n >> 1 & 1].score(p, key, x[n]);
+        if constexpr (Variant::kHasScoreMod) x[n] = places[n >> 1 & 1].score(p, key, x[n]);
       }
     }
     if constexpr (kMasked) {
@@ -300,7 +288,6 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   begin_item(next);
   multiply_qk(0);
   wait_products<0>(x);
-  if (!kQueriesInRegisters && tile == last) release_queries();
   softmax(release_keys(0), Yes{}, Yes{});
   for (;;) {
     // x holds the weights of tile `tile`, the first of its item and the `step`-th of all.
@@ -315,9 +302,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       pass_turn();
       --tile;
       wait_products<1>(x);
-      if (!kQueriesInRegisters && tile == last) release_queries();
       softmax(release_keys(step + 1), is_masked, No{});
-      settle(x);
       wait_products<0>(o);
       release(s.v_empty[step % kHopperStages]);
       pack_weights();
@@ -352,7 +337,6 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     __syncwarp();
     if (lane == 0) barrier(s.item_empty[slot]).arrive();
     begin_item(next);
-    if (!kQueriesInRegisters && tile == last) release_queries();
     ++step;
     softmax(absent, Yes{}, Yes{});
   }

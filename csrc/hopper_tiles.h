@@ -28,10 +28,10 @@ constexpr int hopper_box(int page_size, int most) {
   return box;
 }
 
-// page_size: 0 if keys are contiguous. Head dims are multiples of 64.
+// page_size: 0 if keys are contiguous. Head dims are 64 or 128.
 constexpr HopperTiles hopper_tiles(int head_dim, int head_dim_v, int page_size) {
   HopperTiles t{};
-  t.keys = head_dim + head_dim_v <= 256 ? 128 : 64;
+  t.keys = 128;
   t.box = hopper_box(page_size, t.keys);
   t.q_bytes = kHopperRows * head_dim * 2;
   t.k_bytes = t.keys * head_dim * 2;
