@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.decode_cells import checked_heads
 from jaxinfer.testing.cases import AttentionCase
 
 PREFILL = "prefill"  # the benchmark's name in records
@@ -123,6 +124,7 @@ def max_error(
     past = len(key) - np.diff(case.make_lengths()[0])[seq]
     position = past + checked_rows(case, seq)[:, None]
     group, worst = case.num_q_heads // case.num_kv_heads, 0.0
+    heads = checked_heads(case)[1]
     for head in range(query.shape[1]):
         q, k, v = (
             x[:, i].astype(np.float64)
@@ -132,13 +134,31 @@ def max_error(
         scores = np.where(np.arange(len(k)) <= position, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         expected = weights @ v / weights.sum(-1, keepdims=True)
-        error = np.abs(out[:, head].astype(np.float64) - expected).max(-1)
-        # Of each row, for the results of late ones are small.
-        scale = np.abs(expected).max(-1)
-        if not (error <= 0.02 * scale).all():
-            raise AssertionError(
-                f"wrong result: error {error.max():.3g} at scale {scale.max():.3g}, "
-                f"worst at position {position[np.argmax(error / scale), 0]}"
-            )
-        worst = max(worst, float(error.max()))
+        error = error_of_rows(out[:, head], expected, heads[head], position[:, 0])
+        worst = max(worst, error)
     return float(f"{worst:.3g}")
+
+
+def error_of_rows(
+    out: np.ndarray, expected: np.ndarray, head: int, positions: np.ndarray
+) -> float:
+    """The largest error of the rows of a head.
+
+    Args:
+      out: [rows, H].
+      expected: f64[rows, H].
+      head: which.
+      positions: [rows], of these in their sequence.
+
+    Raises:
+      AssertionError: if the error of some row is more than rounding explains. Of each
+        row, for the results of late ones are small.
+    """
+    error = np.abs(out.astype(np.float64) - expected).max(-1)
+    scale = np.abs(expected).max(-1)
+    if not (error <= 0.02 * scale).all():
+        raise AssertionError(
+            f"wrong result: error {error.max():.3g} at scale {scale.max():.3g}, "
+            f"worst in head {head} at position {positions[np.argmax(error / scale)]}"
+        )
+    return float(error.max())

@@ -9,7 +9,8 @@
 //   O[64 x Hv] += P V       A = P, which the accumulators of S become; B = V
 //
 // A pair of barriers makes the two take turns, so that one multiplies, values with the weights of
-// these keys and queries with the next keys, while the other one computes exponentials. Keys go from the last tile to the first, so that causal masks come first.
+// these keys and queries with the next keys, while the other one computes exponentials. Keys go
+// from the last tile to the first, so that causal masks come first.
 #pragma once
 
 #include "csrc/hopper_consumer.cuh"

@@ -59,14 +59,14 @@ def make_options(
     head_dim: int,
     head_dim_v: int,
     *,
-    variant: Variant | None = None,
-    scale: float | None,
     is_causal: bool,
     local_window_size: Any,
-    logits_soft_cap: float | None,
-    use_softmax: bool,
-    return_lse: bool,
-    attention_sink: Any,
+    variant: Variant | None = None,
+    scale: float | None = None,
+    logits_soft_cap: float | None = None,
+    use_softmax: bool = True,
+    return_lse: bool = False,
+    attention_sink: Any = None,
 ) -> tuple[AttentionOptions, list[jax.Array]]:
     """Checks the options and fills in the default scale, 1 / sqrt(H).
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxinfer import _native
 from jaxinfer._attention import AttentionOptions, cuda_kernel, make_options
 from jaxinfer._plan import Plan, PlanConfig
+from jaxinfer._visible_keys import needed_keys, visible_keys
 from jaxinfer.ops.plan import plan as make_plan
 from jaxinfer.variant import Variant
 
@@ -166,21 +167,18 @@ def explain(
         head_dim,
         head_dim_v,
         variant=variant,
-        scale=None,
         is_causal=is_causal,
         local_window_size=local_window_size,
-        logits_soft_cap=None,
-        use_softmax=True,
-        return_lse=False,
-        attention_sink=None,
     )
     sizes = num_q_heads, num_kv_heads, head_dim, head_dim_v
     tiles = _tiles(made, options, page_size or 0, jnp.dtype(dtype), sizes)
-    pairs, keys = _visible(np.diff(q_offsets), kv_lens, options)
-    elements = int(q_offsets[-1]) * num_q_heads * (head_dim + head_dim_v)
-    elements += keys * num_kv_heads * (head_dim + head_dim_v)
-    flops = 2 * pairs * num_q_heads * (head_dim + head_dim_v)
-    num_bytes = elements * jnp.dtype(dtype).itemsize
+    mask = {"is_causal": is_causal, "local_window_size": options.local_window_size}
+    lo, hi = visible_keys(q_offsets, kv_lens, **mask)
+    begin, end = needed_keys(q_offsets, kv_lens, **mask)
+    width, num_rows = head_dim + head_dim_v, int(q_offsets[-1])
+    flops = 2 * int((hi - lo).sum()) * num_q_heads * width
+    elements = num_rows * num_q_heads + int((end - begin).sum()) * num_kv_heads
+    num_bytes = elements * width * jnp.dtype(dtype).itemsize
     return Explanation(config.arch, tiles, made, flops, num_bytes)
 
 
@@ -193,7 +191,7 @@ def _tiles(
 ) -> tuple[Tile, ...]:
     num_q_heads, num_kv_heads, head_dim, head_dim_v = sizes
     facts, group = plan.facts, num_q_heads // num_kv_heads
-    rows = [max(1, tile.rows // group) * group for tile in facts.tile_classes]
+    rows = [facts.packed_rows(tile) for tile in facts.tile_classes]
     if facts.config.arch == "cpu":
         classes = zip(rows, facts.tile_classes, strict=True)
         return tuple(Tile("CPU kernel", n, n // group, c.keys) for n, c in classes)
@@ -221,17 +219,3 @@ def _tiles(
         name = spec.kernel if n == hopper_rows else "attention"
         tiles.append(Tile(name, n, n // group, **found))
     return tuple(tiles)
-
-
-def _visible(q_lens, kv_lens, options: AttentionOptions) -> tuple[int, int]:
-    """Query-key pairs that the mask shows, and keys that some query sees."""
-    left, right = options.window
-    right = 0 if options.is_causal else right
-    pairs = keys = 0
-    for q_len, kv_len in zip(q_lens.tolist(), kv_lens.tolist(), strict=True):
-        position = kv_len - q_len + np.arange(q_len, dtype=np.int64)
-        hi = np.clip(position + right + 1, 0, kv_len)
-        lo = np.minimum(np.clip(position - left, 0, None), hi)
-        pairs += int((hi - lo).sum())
-        keys += int(hi.max() - lo.min()) if q_len else 0
-    return pairs, keys

@@ -89,8 +89,12 @@ class PlanFacts:
     @property
     def tile_rows(self) -> int:
         """Most packed rows that a tile of the plan has."""
+        return self.packed_rows(self.tile_classes[-1])
+
+    def packed_rows(self, tile: TileClass) -> int:
+        """Those of whole tokens, at least of one."""
         group = self.num_q_heads // self.num_kv_heads
-        return max(1, self.tile_classes[-1].rows // group) * group
+        return max(1, tile.rows // group) * group
 
     @functools.cached_property
     def encoded(self) -> np.ndarray:

@@ -133,10 +133,6 @@ def dot_product_attention(
         scale=scale,
         is_causal=is_causal,
         local_window_size=local_window_size,
-        logits_soft_cap=None,
-        use_softmax=True,
-        return_lse=False,
-        attention_sink=None,
     )
     lengths = key_value_seq_lengths
     out, lse = _attend(

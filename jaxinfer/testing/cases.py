@@ -12,6 +12,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinfer._visible_keys import needed_keys, visible_keys
+
 Lengths = Literal["const", "uniform", "zipf"]
 
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -128,44 +130,6 @@ class AttentionCase:
         """Multiplications and additions of the two matrix products."""
         width = self.head_dim + (self.head_dim_v or self.head_dim)
         return 2 * self.num_visible() * self.num_q_heads * width
-
-
-def visible_keys(
-    cu_q_lens: np.ndarray,
-    kv_lens: np.ndarray,
-    *,
-    is_causal: bool = True,
-    local_window_size: Any = None,
-    **_: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The keys [lo, hi) that each row sees: two i64[cu_q_lens[B]]."""
-    q_lens = np.diff(cu_q_lens.astype(np.int64))
-    seq = np.repeat(np.arange(len(q_lens)), q_lens)
-    kv_len = kv_lens.astype(np.int64)[seq]
-    position = kv_len - cu_q_lens[1:][seq] + np.arange(len(seq))
-    window = local_window_size
-    left, right = (
-        (window, window) if isinstance(window, int) else window or (None, None)
-    )
-    if is_causal:
-        right = 0
-    lo = np.zeros_like(position) if left is None else np.maximum(position - left, 0)
-    hi = kv_len if right is None else np.minimum(kv_len, position + right + 1)
-    return lo, np.maximum(hi, lo)
-
-
-def needed_keys(
-    cu_q_lens: np.ndarray, kv_lens: np.ndarray, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """The keys [begin, end) that some row of each sequence sees: two i64[B]."""
-    lo, hi = visible_keys(cu_q_lens, kv_lens, **options)
-    begin = np.full(len(kv_lens), np.iinfo(np.int64).max)
-    end = np.zeros(len(kv_lens), np.int64)
-    seq = np.repeat(np.arange(len(kv_lens)), np.diff(cu_q_lens))
-    seen = hi > lo
-    np.minimum.at(begin, seq[seen], lo[seen])
-    np.maximum.at(end, seq[seen], hi[seen])
-    return np.minimum(begin, end), end
 
 
 def make_operands(case: AttentionCase, *, poison: bool = True) -> dict[str, Any]:

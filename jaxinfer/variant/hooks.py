@@ -23,6 +23,7 @@ class Hooks:
       code: C++ that defines struct Variant; names no file and no line.
       names: of the hooks that there are, in the order of Variant's fields.
       uses_seq: whether any of them reads b.
+      has_block_map: whether an array behind the operands says which blocks are hidden.
       parameters: hook -> its parameters, as nodes.
       results: hook -> what it computes, as a node.
       operands: what the arrays are, as nodes.
@@ -31,16 +32,12 @@ class Hooks:
     code: str
     names: tuple[str, ...] = dataclasses.field(compare=False)
     uses_seq: bool = dataclasses.field(compare=False)
+    has_block_map: bool = dataclasses.field(compare=False)
     parameters: Mapping[str, Sequence[Node]] = dataclasses.field(
         compare=False, repr=False
     )
     results: Mapping[str, Node] = dataclasses.field(compare=False, repr=False)
     operands: Sequence[Node] = dataclasses.field(compare=False, repr=False)
-
-    @property
-    def has_block_map(self) -> bool:
-        """Whether the last operand says which blocks the mask hides."""
-        return "BlockMap kBlockMap" in self.code
 
     def functions(self, operands: Sequence[Any]) -> dict[str, Callable[..., jax.Array]]:
         """The hooks as JAX functions.

@@ -3,10 +3,10 @@
 """Plans of whole tiles on an NVIDIA GPU: CTAs take the items as they become free."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from gpu_plans import plan_of
 
@@ -26,17 +26,13 @@ LONG = AttentionCase(
 )
 CASES = {
     "paged": LONG,
-    "ragged": AttentionCase(**LONG.__dict__ | {"page_size": None, "dtype": "float16"}),
-    "64, pages of 8": AttentionCase(
-        **LONG.__dict__ | {"head_dim": 64, "page_size": 8, "num_padding": 150}
-    ),
-    "window": AttentionCase(
-        **LONG.__dict__ | {"options": {"local_window_size": (200, 0)}, "num_layers": 2}
-    ),
-    "full": AttentionCase(
-        **LONG.__dict__ | {"options": {"is_causal": False}, "is_csr": True}
-    ),
+    "ragged": replace(LONG, page_size=None, dtype="float16"),
+    "64, pages of 8": replace(LONG, head_dim=64, page_size=8, num_padding=150),
+    "window": replace(LONG, options={"local_window_size": (200, 0)}, num_layers=2),
+    "full": replace(LONG, options={"is_causal": False}, is_csr=True),
 }
+# The first two of its sequences; the rows of the others are padding.
+FEW = replace(LONG, q_lens=(257, 150, 0, 0, 0), num_padding=64 + 500 + 129)
 
 
 def whole_plan(case):
@@ -69,28 +65,14 @@ def test_captured_calls_with_plans_of_different_sizes():
     """The tickets of one call are back at zero for the next, whatever its plan."""
     operands = jax.device_put(make_operands(LONG))
     query, rest = operands.pop("query"), operands
-    few = np.array([0, 257, 407, 407, 407, 407], np.int32)
-    plans = [whole_plan(LONG)]
-    plans.append(
-        ji.plan(
-            few,
-            np.asarray(rest["kv_lens"]),
-            num_tokens=query.shape[0],
-            max_kv_len=650,
-            num_q_heads=4,
-            num_kv_heads=2,
-            head_dim=128,
-            config=ji.PlanConfig.gpu(num_ctas=6),
-        )
-    )
-    assert plans[1].header[5] == 1
+    plans = [whole_plan(LONG), whole_plan(FEW)]
     assert plans[0].header[0] != plans[1].header[0]
     attend = functools.partial(ji.ragged_paged_attention, implementation="cuda")
 
     def once(query, offsets, plan):
         return attend(query, **rest | {"cu_q_lens": offsets}, plan=plan)
 
-    offsets = [rest["cu_q_lens"], jnp.asarray(few)]
+    offsets = [rest["cu_q_lens"], jnp.asarray(FEW.make_lengths()[0])]
     expected = [jax.jit(once)(query, o, p) for o, p in zip(offsets, plans, strict=True)]
 
     @jax.jit
