@@ -21,6 +21,7 @@ struct AttentionTiles {
   constexpr int shared_bytes(int tile_rows) const;
 };
 
+constexpr int kMostRows = 128;         // packed rows of a tile of a plan
 constexpr int kDecodeKeys = 16;        // keys of a warp's step: the k of one mma
 constexpr int kMaxDecodeRows = 16;     // packed rows of a decode tile: two n8 of an mma
 constexpr int kPanel = 64;             // elements of a 128-byte row of shared memory
