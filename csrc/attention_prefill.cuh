@@ -79,8 +79,9 @@ JAXINFER_DEVICE void write_modified(const AttentionParams& p, const Item& item, 
   __syncwarp(four);
 }
 
-JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, const Item& item,
-                                 uint8_t* shared) {
+// Packed rows from `first` on, as many as the tile has.
+JAXINFER_DEVICE void run_rows(const AttentionParams& p, const Layer& layer, const Item& item,
+                              int first, uint8_t* shared) {
   const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
   const PrefillShared s = PrefillShared::carve(shared);
   const int num_steps =
@@ -99,7 +100,8 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
   __syncthreads();  // whoever used this memory before is done
   for (int r = tid; r < kTiles.prefill_rows; r += kThreads) {
     Row row{};
-    if (r < item.num_rows && num_steps > 0) row = find_row(p, item.index, r / kGroup);
+    if (first + r < item.num_rows && num_steps > 0)
+      row = find_row(p, item.index, (first + r) / kGroup);
     s.row_lo[r] = row.lo, s.row_hi[r] = row.hi;
   }
 
@@ -132,9 +134,10 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
     if (head > 0) __syncthreads();
     load_rows<kHeadDim>(s.q, kTiles.prefill_rows, static_cast<const uint16_t*>(p.q), kHeadDim,
                         [&](int r) -> int64_t {
-                          if (r >= item.num_rows) return -1;
-                          return int64_t{item.row_begin + r / kGroup} * p.num_q_heads + h * kGroup +
-                                 r % kGroup;
+                          const int packed = first + r;
+                          if (packed >= item.num_rows) return -1;
+                          return int64_t{item.row_begin + packed / kGroup} * p.num_q_heads +
+                                 h * kGroup + packed % kGroup;
                         });
     Step step = find_step(0), next = find_step(step.number + 1);
     look_up(0, step);
@@ -155,7 +158,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
     if (kDense && num_steps > 0) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = min(first_row + r * 8, item.num_rows - 1);
+        const int row = min(first + first_row + r * 8, item.num_rows - 1);
         dense[r] =
             DenseRow::make(p, find_row(p, item.index, row / kGroup), h * kGroup + row % kGroup);
       }
@@ -163,7 +166,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
     Place places[2];
     if constexpr (kHasScoreHook) {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) places[r] = Place::of(p, item, h, first_row + r * 8);
+      for (int r = 0; r < 2; ++r) places[r] = Place::of(p, item, h, first + first_row + r * 8);
     }
     if constexpr (Variant::kHasQueryMod) {
       // A warp reads its own 16 rows alone.
@@ -171,9 +174,10 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
       __syncthreads();
 #pragma unroll 1
       for (int row = warp * 16; row < warp * 16 + 16; row += 4) {
-        const Place place = Place::of(p, item, h, row + lane / 8);  // where modify_rows has it
+        const int packed = first + row;
+        const Place place = Place::of(p, item, h, packed + lane / 8);  // where modify_rows has it
         modify_rows<kHeadDim, 4>(
-            shared, kTiles.prefill_rows, row, [&](int r) { return row + r < item.num_rows; },
+            shared, kTiles.prefill_rows, row, [&](int r) { return packed + r < item.num_rows; },
             [&](const auto& vector, int, int i) { return place.query(p, vector, i); });
       }
       __syncwarp();
@@ -297,7 +301,7 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
     // O / l
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = first_row + r * 8;
+      const int row = first + first_row + r * 8;
       const float sum = sum_over_lanes<1, 4>(l[r]);
       if (row >= item.num_rows) continue;
       const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
@@ -311,6 +315,18 @@ JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, c
       }
       if ((lane & 3) == 0) out.write_lse(lse2);
     }
+  }
+}
+
+// Plans for sm_90a have tiles of 128 rows for all head dims, whatever kernel computes them.
+JAXINFER_DEVICE void run_prefill(const AttentionParams& p, const Layer& layer, const Item& item,
+                                 uint8_t* shared) {
+  if constexpr (Spec::kTileRows <= kTiles.prefill_rows) {
+    run_rows(p, layer, item, 0, shared);
+  } else {
+#pragma unroll 1
+    for (int first = 0; first < item.num_rows; first += kTiles.prefill_rows)
+      run_rows(p, layer, item, first, shared);
   }
 }
 

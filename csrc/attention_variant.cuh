@@ -83,31 +83,43 @@ JAXINFER_DEVICE bool has_output_hook(const Item& item) {
   return Variant::kHasOutputMod && item.partial == kWriteThrough && item.seq != kPaddingSeq;
 }
 
-// What the block map says of 64 keys from `key` of the page list on: a BlockState. All lanes ask.
+// What the block map says of keys from `key` of the page list on: of its blocks number `first`,
+// `first` + `step` ...
+struct SeenBlocks {
+  bool some, every;
+
+  JAXINFER_DEVICE SeenBlocks look(const AttentionParams& p, const Item& item, int kv_head, int key,
+                                  int num_keys, int first, int step) {
+    constexpr BlockMap kMap = Variant::kBlockMap;
+    if (item.seq < 0) return {true, false};
+    const int position = item.position, tokens = (item.num_rows + kGroup - 1) / kGroup;
+    key += item.key_base;
+    const int row = position / kMap.block_q, last_row = (position + tokens - 1) / kMap.block_q;
+    const int column = key / kMap.block_kv, last_column = (key + num_keys - 1) / kMap.block_kv;
+    const int seq = kMap.seqs == 0 ? 0 : item.seq, head_end = (kv_head + 1) * kGroup;
+    const bool is_known = position >= 0 && last_row < kMap.rows && last_column < kMap.keys &&
+                          (kMap.seqs == 0 || seq < kMap.seqs) &&
+                          (kMap.heads == 0 || head_end <= kMap.heads);
+    if (!is_known) return {true, false};
+    const int heads = kMap.heads == 0 ? 1 : kGroup, columns = last_column - column + 1;
+    const auto* states = static_cast<const uint8_t*>(p.variant.data[kMap.operand]);
+    SeenBlocks seen{false, true};
+    for (int i = first; i < heads * (last_row - row + 1) * columns; i += step) {
+      const int head = kMap.heads == 0 ? 0 : kv_head * kGroup + i % heads, rest = i / heads;
+      const int64_t at =
+          (int64_t{seq} * max(kMap.heads, 1) + head) * kMap.rows + row + rest / columns;
+      const int state = __ldg(states + at * kMap.keys + column + rest % columns);
+      seen.some |= state != kBlockHidden, seen.every &= state == kBlockShown;
+    }
+    return seen;
+  }
+};
+
+// A BlockState of these keys. All lanes ask.
 JAXINFER_DEVICE int block_state(const AttentionParams& p, const Item& item, int kv_head, int key,
                                 int num_keys) {
-  constexpr BlockMap kMap = Variant::kBlockMap;
-  if (item.seq < 0) return kBlockMixed;
-  const int position = item.position, tokens = (item.num_rows + kGroup - 1) / kGroup;
-  key += item.key_base;
-  const int row = position / kMap.block_q, last_row = (position + tokens - 1) / kMap.block_q;
-  const int column = key / kMap.block_kv, last_column = (key + num_keys - 1) / kMap.block_kv;
-  const int seq = kMap.seqs == 0 ? 0 : item.seq, head_end = (kv_head + 1) * kGroup;
-  const bool is_known = position >= 0 && last_row < kMap.rows && last_column < kMap.keys &&
-                        (kMap.seqs == 0 || seq < kMap.seqs) &&
-                        (kMap.heads == 0 || head_end <= kMap.heads);
-  if (!is_known) return kBlockMixed;
-  const int heads = kMap.heads == 0 ? 1 : kGroup, columns = last_column - column + 1;
-  const auto* states = static_cast<const uint8_t*>(p.variant.data[kMap.operand]);
-  bool some = false, every = true;
-  for (int i = threadIdx.x & 31; i < heads * (last_row - row + 1) * columns; i += 32) {
-    const int head = kMap.heads == 0 ? 0 : kv_head * kGroup + i % heads, rest = i / heads;
-    const int64_t at =
-        (int64_t{seq} * max(kMap.heads, 1) + head) * kMap.rows + row + rest / columns;
-    const int state = __ldg(states + at * kMap.keys + column + rest % columns);
-    some |= state != kBlockHidden, every &= state == kBlockShown;
-  }
-  some = __any_sync(kWholeWarp, some), every = __all_sync(kWholeWarp, every);
+  const auto seen = SeenBlocks::look(p, item, kv_head, key, num_keys, threadIdx.x & 31, 32);
+  const bool some = __any_sync(kWholeWarp, seen.some), every = __all_sync(kWholeWarp, seen.every);
   return every ? kBlockShown : some ? kBlockMixed : kBlockHidden;
 }
 

@@ -131,7 +131,7 @@ JAXINFER_DEVICE uint64_t describe(uint32_t address, int next_panel, int next_gro
 }
 
 // D[64 x kN] (+)= A[64 x 16] B[16 x kN], in place of D unless `adds`. A in registers, as four 8x8
-// quarters a warp, B in shared memory, where with kRowsAreK its rows are its k.
+// quarters a warp, or in shared memory like B, where with kRowsAreK the rows of B are its k.
 template <ElementType kType, int kN>
 struct Wgmma;
 
@@ -141,11 +141,16 @@ struct Wgmma;
 #define JAXINFER_D8(i)                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
       "+f"(d[i + 6]), "+f"(d[i + 7])
-#define JAXINFER_D32(i) JAXINFER_D8(i), JAXINFER_D8(i + 8), JAXINFER_D8(i + 16), JAXINFER_D8(i + 24)
+#define JAXINFER_D16(i) JAXINFER_D8(i), JAXINFER_D8(i + 8)
+#define JAXINFER_D32(i) JAXINFER_D16(i), JAXINFER_D16(i + 16)
+#define JAXINFER_D64(i) JAXINFER_D32(i), JAXINFER_D32(i + 32)
 #define JAXINFER_30 JAXINFER_TEN() JAXINFER_TEN(1) JAXINFER_TEN(2)
 #define JAXINFER_60 JAXINFER_30 JAXINFER_TEN(3) JAXINFER_TEN(4) JAXINFER_TEN(5)
+#define JAXINFER_90 JAXINFER_60 JAXINFER_TEN(6) JAXINFER_TEN(7) JAXINFER_TEN(8)
+#define JAXINFER_120 JAXINFER_90 JAXINFER_TEN(9) JAXINFER_TEN(10) JAXINFER_TEN(11)
 
-// `...`: operands of D. p0 to p6 number those behind it: A, B, `adds` and kRowsAreK.
+// `...`: operands of D. p0 to p6 number those behind it: A in registers, B, `adds` and kRowsAreK;
+// or A in shared memory, B, and so on.
 #define JAXINFER_WGMMA(kElement, type, n, registers, p0, p1, p2, p3, p4, p5, p6, ...)             \
   template <>                                                                                     \
   struct Wgmma<ElementType::kElement, n> {                                                        \
@@ -160,12 +165,30 @@ struct Wgmma;
                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),                          \
                      "r"(static_cast<int>(adds)), "n"(static_cast<int>(kRowsAreK)));              \
     }                                                                                             \
+    template <bool kRowsAreK>                                                                     \
+    JAXINFER_DEVICE void multiply(float (&d)[n / 2], uint64_t a, uint64_t b, bool adds) {         \
+      asm volatile("{.reg .pred p; setp.ne.b32 p, " p2                                            \
+                   ", 0;\n"                                                                       \
+                   "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" registers \
+                   "}, " p0 ", " p1 ", p, 1, 1, 0, " p3 ";}"                                      \
+                   : __VA_ARGS__                                                                  \
+                   : "l"(a), "l"(b), "r"(static_cast<int>(adds)),                                 \
+                     "n"(static_cast<int>(kRowsAreK)));                                           \
+    }                                                                                             \
   };
-#define JAXINFER_WGMMAS(kElement, type)                                                          \
-  JAXINFER_WGMMA(kElement, type, 64, JAXINFER_30 "%30,%31", "%32", "%33", "%34", "%35", "%36",   \
-                 "%37", "%38", JAXINFER_D32(0))                                                  \
-  JAXINFER_WGMMA(kElement, type, 128, JAXINFER_60 "%60,%61,%62,%63", "%64", "%65", "%66", "%67", \
-                 "%68", "%69", "%70", JAXINFER_D32(0), JAXINFER_D32(32))
+#define JAXINFER_WGMMAS(kElement, type)                                                           \
+  JAXINFER_WGMMA(kElement, type, 64, JAXINFER_30 "%30,%31", "%32", "%33", "%34", "%35", "%36",    \
+                 "%37", "%38", JAXINFER_D32(0))                                                   \
+  JAXINFER_WGMMA(kElement, type, 96,                                                              \
+                 JAXINFER_30 JAXINFER_TEN(3) "%40,%41,%42,%43,%44,%45,%46,%47", "%48", "%49",     \
+                 "%50", "%51", "%52", "%53", "%54", JAXINFER_D32(0), JAXINFER_D16(32))            \
+  JAXINFER_WGMMA(kElement, type, 128, JAXINFER_60 "%60,%61,%62,%63", "%64", "%65", "%66", "%67",  \
+                 "%68", "%69", "%70", JAXINFER_D64(0))                                            \
+  JAXINFER_WGMMA(kElement, type, 192, JAXINFER_90 "%90,%91,%92,%93,%94,%95", "%96", "%97", "%98", \
+                 "%99", "%100", "%101", "%102", JAXINFER_D64(0), JAXINFER_D32(64))                \
+  JAXINFER_WGMMA(kElement, type, 256, JAXINFER_120 "%120,%121,%122,%123,%124,%125,%126,%127",     \
+                 "%128", "%129", "%130", "%131", "%132", "%133", "%134", JAXINFER_D64(0),         \
+                 JAXINFER_D64(64))
 JAXINFER_WGMMAS(kBFloat16, "bf16")
 JAXINFER_WGMMAS(kFloat16, "f16")
 

@@ -15,8 +15,8 @@ struct No {
   static constexpr bool value = false;
 };
 
-// Named barriers: the turn of each consumer, and one for its own warpgroup.
-constexpr int kTurnBarrier = 1, kOwnBarrier = 1 + kConsumers;
+// Named barriers: the turn of each consumer, one for its own warpgroup, and one for all.
+constexpr int kTurnBarrier = 1, kOwnBarrier = 1 + kConsumers, kAllBarrier = 1 + 2 * kConsumers;
 
 // 64 packed rows of every work item, from 64 * `consumer` on.
 JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int consumer) {
@@ -28,14 +28,15 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 
   float x[kS], o[kO];
   uint32_t weights[kHopperKeys / 16][4];
-  uint32_t queries[kHeadDim / 16][4];
+  uint32_t queries[kHeadDim / 16][4];  // unless they stay
   float m[2] = {}, l[2] = {}, shrink[2] = {1.0f, 1.0f};
   int lo[2], hi[2];
   Place places[2];
   Scores scores;
   // Of the item: tiles, and the mask.
   int turn = -1, tile, last, full_begin, full_end, key_base = 0;
-  int step = 0;  // tiles so far
+  int step = 0;       // tiles so far
+  uint32_t told = 0;  // with a block map: of the present tile, or already of the next one
 
   auto has_turn = [&]() { sync_named(kTurnBarrier + consumer, 128 * kConsumers); };
   auto pass_turn = [&]() {
@@ -44,16 +45,18 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   auto release = [&](const uint64_t& empty) {
     if (thread == 0) barrier(empty).arrive();
   };
-  auto place_of = [&](int kv_head, int packed) {
-    const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
+  auto place_of = [&](int slot, int kv_head, int packed) {
+    const auto& token = s.tokens[slot][packed / kGroup];
     return Place{token.seq, kv_head * kGroup + packed % kGroup, token.position};
   };
 
   // Waits for an item and its queries. False: there are no more.
   auto next_item = [&](HopperItem& next) {
     ++turn;
+    const int slot = turn % kItemSlots;
+    barrier(s.item_full[slot]).wait(turn / kItemSlots & 1);
     barrier(s.q_full).wait(turn & 1);
-    const HopperItem& shared = s.items[turn % kItemSlots];
+    const HopperItem& shared = s.items[slot];
     next.first = uniform(shared.first);
     if (next.first < 0) return false;
     next.kv_head = uniform(shared.kv_head);
@@ -65,25 +68,70 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 #pragma unroll 1
       for (int r = warp_row; r < warp_row + 16; r += 4) {
         // Of the row where modify_rows has this lane.
-        const Place place = place_of(next.kv_head, min(r + lane / 8, next.item.num_rows - 1));
+        const int packed = min(r + lane / 8, next.item.num_rows - 1);
+        const Place place = place_of(slot, next.kv_head, packed);
         modify_rows<kHeadDim, 4>(
             s.q, kHopperRows, r, [&](int i) { return r + i < next.item.num_rows; },
             [&](const auto& vector, int, int e) { return place.query(p, vector, e); });
       }
-      publish_shared();  // for the copies that come later
+      publish_shared();  // for products, and for the copies that come later
+      if constexpr (kQueriesStay) sync_named(kOwnBarrier + consumer, 128);
       __syncwarp();
     }
+    if constexpr (!kQueriesStay) {
 #pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k)
-      load_matrices(queries[k],
-                    q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
-    __syncwarp();
-    if (lane == 0) barrier(s.q_empty).arrive();
+      for (int k = 0; k < kHeadDim / 16; ++k)
+        load_matrices(queries[k],
+                      q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
+      __syncwarp();
+      if (lane == 0) barrier(s.q_empty).arrive();
+    }
     return true;
+  };
+  // Waits for the keys of the `i`-th tile, to hear which one it is and what to do with it.
+  auto look_ahead = [&](int i) {
+    if constexpr (kHasBlockMap) {
+      barrier(s.k_full[i % kHopperStages]).wait(i / kHopperStages & 1);
+      told = __shfl_sync(kWholeWarp, s.steps[i % (2 * kHopperStages)], 0);
+    }
+  };
+  auto is_last = [&]() { return kHasBlockMap ? (told & kIsLast) != 0 : tile == last; };
+  // The products with the queries of the item are done.
+  auto release_queries = [&]() {
+    if constexpr (kQueriesStay) {
+      if (is_last() && lane == 0) barrier(s.q_empty).arrive();
+    }
+  };
+  // Keys and values of the `i`-th tile, number `number` of item `turn`, through their hooks: both
+  // consumers replace rows, and wait for each other.
+  auto modify = [&](int i, int number) {
+    if constexpr (kHasVectorHook) {
+      const HopperItem& shared = s.items[turn % kItemSlots];
+      const int stage = i % kHopperStages, parity = i / kHopperStages & 1;
+      const int kv_head = uniform(shared.kv_head), first = number * kHopperKeys;
+      barrier(s.k_full[stage]).wait(parity);
+      if constexpr (Variant::kHasValueMod) barrier(s.v_full[stage]).wait(parity);
+      const uint32_t absent = kIsPaged ? s.absent[i % (2 * kHopperStages)] : 0;
+#pragma unroll 1
+      for (int at = (consumer * 4 + warp) * 4; at < kHopperKeys; at += kConsumers * 16) {
+        auto exists = [&](int r) {
+          const int key = first + at + r;
+          const bool is_absent = kIsPaged && (absent >> (at / kHopper.box) & 1) != 0;
+          return key >= shared.item.lo && key < shared.seen_end && !is_absent;
+        };
+        // Pages come in groups of eight rows with all their panels.
+        const int group = kIsPaged ? at >> 3 : 0;
+        modify_keys<4>(p, shared.item, kv_head, s.k[stage] + group * kNextGroup,
+                       s.v[stage] + group * kNextGroupV, kIsPaged ? 8 : kHopperKeys,
+                       kIsPaged ? at & 7 : at, first + at + shared.item.key_base, exists);
+      }
+      publish_shared();
+      sync_named(kAllBarrier, 128 * kConsumers);
+    }
   };
   // Makes it the present one.
   auto begin_item = [&](const HopperItem& next) {
-    tile = next.first, last = next.last;
+    tile = kHasBlockMap ? static_cast<int>(told >> 2) : next.first, last = next.last;
     full_begin = next.full_begin, full_end = next.full_end;
     const HopperItem& shared = s.items[turn % kItemSlots];
     scores = Scores::make(p, next.kv_head);
@@ -93,7 +141,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       const int packed = min(row + 8 * r, next.item.num_rows - 1);
       const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
       lo[r] = token.lo, hi[r] = token.hi;
-      if constexpr (kHasScoreHook) places[r] = place_of(next.kv_head, packed);
+      if constexpr (kHasScoreHook) places[r] = place_of(turn % kItemSlots, next.kv_head, packed);
     }
   };
   auto multiply_qk = [&](int i) {
@@ -104,7 +152,13 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const uint64_t step_b = b + (((k / 4) * kNextPanel + (k % 4) * 32) >> 4);
-      ProductQK::template multiply<false>(x, queries[k], step_b, k > 0);
+      if constexpr (kQueriesStay) {
+        const uint64_t a = describe(q + consumer * 64 * 128, 16, 1024);
+        const uint64_t step_a = a + (((k / 4) * kHopperRows * 128 + (k % 4) * 32) >> 4);
+        ProductQK::template multiply<false>(x, step_a, step_b, k > 0);
+      } else {
+        ProductQK::template multiply<false>(x, queries[k], step_b, k > 0);
+      }
     }
     commit_products();
   };
@@ -127,7 +181,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   };
   // x of tile `tile` becomes its weights; updates m, l and shrink.
   auto softmax = [&](uint32_t absent, auto is_masked, auto is_first) {
-    constexpr bool kMasked = decltype(is_masked)::value || Variant::kHasMaskMod;
+    constexpr bool kMasked = decltype(is_masked)::value || (Variant::kHasMaskMod && !kHasBlockMap);
     constexpr bool kFirst = decltype(is_first)::value;
     const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
     if constexpr (kScaleEarly) {
@@ -255,9 +309,40 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       }
       return;
     }
+    uint16_t* out = static_cast<uint16_t*>(p.out) + first * kHeadDimV;
+    if (has_output_hook(from.item)) {
+      // The hook may ask for any element of a row: some whole rows at a time.
+      constexpr int kAtOnce = 16 * 128 / (kHeadDimV * 4);
+      float* rows = reinterpret_cast<float*>(s.out + warp_row * 128);
+#pragma unroll 1
+      for (int begin = 0; begin < 16; begin += kAtOnce) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int at = static_cast<int>(own >> 2) + 8 * r - begin;
+          if (at < 0 || at >= kAtOnce) continue;
+#pragma unroll
+          for (int n = 2 * r; n < kO; n += 4)
+            *reinterpret_cast<float2*>(rows + at * kHeadDimV + n / 4 * 8 + 2 * (own & 3)) =
+                make_float2(o[n] * factor[r], o[n + 1] * factor[r]);
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int i = own * 4; i < kAtOnce * kHeadDimV; i += 128) {
+          const int packed = warp_row + begin + i / kHeadDimV, column = i % kHeadDimV;
+          if (packed >= num_rows) continue;
+          const float* row = rows + i / kHeadDimV * kHeadDimV;
+          const float4 made =
+              place_of(slot, kv_head, packed).output4(p, [&](int j) { return row[j]; }, column);
+          *reinterpret_cast<uint2*>(out + row_of(packed) * kHeadDimV + column) =
+              make_uint2(Type::pack(made.x, made.y), Type::pack(made.z, made.w));
+        }
+        __syncwarp();
+      }
+      return;
+    }
     // A panel at a time: accumulators, 16 swizzled rows of 128 bytes, whole rows of memory.
     const uint32_t staged = shared_address(s.out) + warp_row * 128;
-    uint16_t* out = static_cast<uint16_t*>(p.out) + first * kHeadDimV + (own & 7) * 8;
+    out += (own & 7) * 8;
     const int out_row = warp_row + (own >> 3);  // and 4, 8, 12 further
 #pragma unroll
     for (int panel = 0; panel < kPanelsV; ++panel) {
@@ -285,9 +370,12 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   if (consumer == 0) arrive_named(kTurnBarrier, 128 * kConsumers);  // it has the first turn
   HopperItem next;
   if (!next_item(next)) return;
+  look_ahead(0);
   begin_item(next);
+  modify(0, tile);
   multiply_qk(0);
   wait_products<0>(x);
+  release_queries();
   softmax(release_keys(0), Yes{}, Yes{});
   for (;;) {
     // x holds the weights of tile `tile`, the first of its item and the `step`-th of all.
@@ -296,12 +384,14 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     for (int n = 0; n < kO; ++n) o[n] = 0.0f;
     clear_values(step);
     auto advance = [&](auto is_masked) {
+      tile = kHasBlockMap ? static_cast<int>(told >> 2) : tile - 1;
+      modify(step + 1, tile);
       has_turn();
       multiply_qk(step + 1);
       multiply_pv(step);
       pass_turn();
-      --tile;
       wait_products<1>(x);
+      release_queries();
       softmax(release_keys(step + 1), is_masked, No{});
       wait_products<0>(o);
       release(s.v_empty[step % kHopperStages]);
@@ -309,22 +399,37 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       rescale();
       ++step;
     };
-    // Masked tiles on the right, tiles without a mask, masked ones on the left.
-    int masked_until = max(full_end, last);
-    while (tile > last) {
-      while (tile > masked_until) advance(Yes{});
-      while (tile > max(full_begin, last)) advance(No{});
-      masked_until = last;
+    if constexpr (kHasBlockMap) {
+      while (!is_last()) {
+        look_ahead(step + 1);
+        if ((told & kIsMasked) != 0) {
+          advance(Yes{});
+        } else {
+          advance(No{});
+        }
+      }
+    } else if constexpr (kHasVectorHook) {
+      while (tile > last) advance(Yes{});  // once what modifies keys, not twice
+    } else {
+      // Masked tiles on the right, tiles without a mask, masked ones on the left.
+      int masked_until = max(full_end, last);
+      while (tile > last) {
+        while (tile > masked_until) advance(Yes{});
+        while (tile > max(full_begin, last)) advance(No{});
+        masked_until = last;
+      }
     }
     // The last tile of the item, together with the first one of the next.
     const int slot = turn % kItemSlots;
-    if (tile < uniform(s.items[slot].first)) clear_values(step);
+    if (kHasBlockMap || tile < uniform(s.items[slot].first)) clear_values(step);
     if (!next_item(next)) {
       multiply_pv(step);
       wait_products<0>(o);
       store(slot);
       return;
     }
+    look_ahead(step + 1);
+    modify(step + 1, kHasBlockMap ? static_cast<int>(told >> 2) : next.first);
     has_turn();
     multiply_qk(step + 1);
     multiply_pv(step);
@@ -337,6 +442,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     __syncwarp();
     if (lane == 0) barrier(s.item_empty[slot]).arrive();
     begin_item(next);
+    release_queries();
     ++step;
     softmax(absent, Yes{}, Yes{});
   }

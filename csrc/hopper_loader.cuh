@@ -13,6 +13,9 @@ struct HopperLoader {
   HopperShared& s;
   int pool_group;              // first group of eight rows of the layer
   int turn_k = 0, turn_v = 0;  // tiles so far
+  // With a block map: what it says of tiles `window` - l, for l from 0 to 31.
+  int window = -1;
+  uint32_t seen = 0, shown = 0;
 
   JAXINFER_DEVICE HopperLoader make(const HopperParams& params, HopperShared& s) {
     const AttentionParams& p = params.p;
@@ -32,19 +35,28 @@ struct HopperLoader {
         return;
       }
       // Keys are needed one tile ahead of values, and page numbers one ahead of keys.
-      Boxes keys = find_boxes(now, now.first, look_up(now, now.first));
-      int entry = look_up(now, now.first - 1);
+      window = -1;
+      Step step = find_step(now, now.first);
+      if (step.tile < now.last) step = {now.first, false};  // a tile must come, though unseen
+      Boxes keys = find_boxes(now, step.tile, look_up(now, step.tile));
+      Step next = find_step(now, step.tile - 1);
+      int entry = look_up(now, next.tile);
+      // Queries that stay are in use until the item before is nearly over.
+      if constexpr (kQueriesStay) copy_keys(now, step, next, keys);
       barrier(s.q_empty).wait((turn & 1) ^ 1);
       if (lane == 0) barrier(s.q_full).arrive_expecting(kHopperTokens * kGroup * kHeadDim * 2);
       if (lane < kPanels)
         copy_box(shared_address(s.q) + lane * kHopperRows * 128, params.q, barrier(s.q_full),
                  lane * kPanel, now.kv_head * kGroup, now.item.row_begin);
-      copy_keys(now, now.first, keys);
-      for (int tile = now.first; tile >= now.last; --tile) {
+      if constexpr (!kQueriesStay) copy_keys(now, step, next, keys);
+      while (step.tile >= now.last) {
         const Boxes values = keys;
-        keys = find_boxes(now, tile - 1, entry);
-        entry = look_up(now, tile - 2);
-        if (tile > now.last) copy_keys(now, tile - 1, keys);
+        const int tile = step.tile;
+        step = next;
+        keys = find_boxes(now, step.tile, entry);
+        next = find_step(now, step.tile - 1);
+        entry = look_up(now, next.tile);
+        if (step.tile >= now.last) copy_keys(now, step, next, keys);
         copy_values(now, tile, values);
       }
       __syncwarp();
@@ -53,6 +65,39 @@ struct HopperLoader {
   }
 
  private:
+  struct Step {
+    int tile;       // below the last one: there are no more
+    bool is_shown;  // every row sees all of it, says the block map
+  };
+
+  // The first tile from `tile` down that some row may see.
+  __device__ __forceinline__ Step find_step(const HopperItem& now, int tile) {
+    if constexpr (kHasBlockMap) {
+      while (tile >= now.last) {
+        if (tile > window || tile <= window - 32) look_at_blocks(now, tile);
+        const uint32_t left = seen & ~0u << (window - tile);
+        if (left != 0) {
+          const int at = __ffs(left) - 1;
+          return {window - at, (shown >> at & 1) != 0};
+        }
+        tile = window - 32;
+      }
+    }
+    return {tile, false};
+  }
+  // Each lane a tile.
+  __device__ __forceinline__ void look_at_blocks(const HopperItem& now, int from) {
+    const int tile = from - (threadIdx.x & 31);
+    const int begin = max(tile * kHopperKeys, now.item.lo);
+    const int end = min(tile * kHopperKeys + kHopperKeys, now.item.hi);
+    SeenBlocks blocks{false, false};
+    if (begin < end)
+      blocks = SeenBlocks::look(params.p, now.item, now.kv_head, begin, end - begin, 0, 1);
+    window = from;
+    seen = __ballot_sync(kWholeWarp, blocks.some);
+    shown = __ballot_sync(kWholeWarp, blocks.every);
+  }
+
   // Lane l, of box l of a tile.
   struct Boxes {
     int group;       // of eight rows, where it begins; outside of the cache if it does not exist
@@ -92,12 +137,21 @@ struct HopperLoader {
                now.start + tile * kHopperKeys);
     }
   }
-  __device__ __forceinline__ void copy_keys(const HopperItem& now, int tile, Boxes boxes) {
+  __device__ __forceinline__ void copy_keys(const HopperItem& now, Step step, Step next,
+                                            Boxes boxes) {
     const int stage = turn_k % kHopperStages;
     barrier(s.k_empty[stage]).wait((turn_k / kHopperStages & 1) ^ 1);
     const uint32_t absent = __ballot_sync(kWholeWarp, boxes.is_absent);
-    if ((threadIdx.x & 31) == 0) s.absent[turn_k % (2 * kHopperStages)] = absent;
-    copy<kHeadDim>(s.k[stage], params.k, barrier(s.k_full[stage]), now, tile, boxes.group);
+    if ((threadIdx.x & 31) == 0) {
+      const int at = turn_k % (2 * kHopperStages);
+      s.absent[at] = absent;
+      if constexpr (kHasBlockMap) {
+        const bool is_full =
+            step.is_shown && step.tile >= now.full_begin && step.tile < now.full_end;
+        s.steps[at] = encode_step(step.tile, !is_full, next.tile < now.last);
+      }
+    }
+    copy<kHeadDim>(s.k[stage], params.k, barrier(s.k_full[stage]), now, step.tile, boxes.group);
     ++turn_k;
   }
   __device__ __forceinline__ void copy_values(const HopperItem& now, int tile, Boxes boxes) {

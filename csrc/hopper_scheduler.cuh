@@ -60,11 +60,12 @@ struct HopperScheduler {
     for (; static_cast<unsigned>(index) < static_cast<unsigned>(end); next_index()) {
       const int at = is_whole ? item_of_ticket() : index;
       const WorkItem work = load_item(p.items + at);
-      Item item = find_item<kHopperRows>(p, at, work, BoundsRead::load(p, work));
+      const BoundsRead read = BoundsRead::load(p, work);
+      Item item = find_item<kHopperRows>(p, at, work, read);
       if (!is_prefill(item)) continue;
       int start = 0, seen_end = item.hi;
       if (work.row_mode == kRowsOfOneSeq) {
-        const SeqRows rows = rows_of_seq(p, work.seq, load_lengths(p, work.seq));
+        const SeqRows rows = rows_of_seq(p, work.seq, read.lengths);
         const int64_t most = list_keys(p, work.page_row);
         seen_end = visible_keys(p, work, most, work.seq, rows, rows.end - 1).hi;
       }

@@ -17,8 +17,10 @@ constexpr int kBoxes = kHopperKeys / kHopper.box;
 constexpr int kConsumers = kHopperRows / 64;
 constexpr int kPanels = kHeadDim / kPanel, kPanelsV = kHeadDimV / kPanel;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
-static_assert(kHeadDim <= 128 && kHeadDimV <= 128, "queries and sums must fit the registers");
-static_assert(kHeadDim % kPanel == 0 && kHeadDimV % kPanel == 0, "whole panels");
+// Longer queries would not fit the registers beside the sums.
+constexpr bool kQueriesStay = kHeadDim > 128;  // in shared memory
+constexpr bool kHasBlockMap = Variant::kBlockMap.operand >= 0;
+static_assert(has_hopper_tiles(kHeadDim, kHeadDimV), "no such kernel");
 static_assert(Spec::kHopperRows <= kHopperRows && kHopper.box >= 8, "the plan's tiles must fit");
 using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;
 using ProductPV = Wgmma<static_cast<ElementType>(Spec::kType), kHeadDimV>;
@@ -41,6 +43,12 @@ struct HopperItem {
   int seen_end;              // keys from here on are seen by no row of the sequence either
 };
 
+// With a block map, what the loader tells the consumers of a tile of keys.
+constexpr uint32_t kIsMasked = 1, kIsLast = 2;  // of its item
+JAXINFER_DEVICE uint32_t encode_step(int tile, bool is_masked, bool is_last) {
+  return static_cast<uint32_t>(tile) << 2 | (is_masked ? kIsMasked : 0) | (is_last ? kIsLast : 0);
+}
+
 constexpr int kItemSlots = 3;  // the consumers' item, the loader's, and one that is being found
 
 struct HopperShared {
@@ -54,6 +62,7 @@ struct HopperShared {
   // Bit b: box b of the keys does not exist. A warp may read it when its stage is already given
   // back, so it stays for as many tiles more.
   uint32_t absent[2 * kHopperStages];
+  uint32_t steps[2 * kHopperStages];  // for as long; see encode_step()
   HopperItem items[kItemSlots];
   struct {
     int lo, hi;         // visible keys

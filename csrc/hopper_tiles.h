@@ -21,17 +21,25 @@ constexpr int kHopperThreads = 384;
 constexpr int kHopperStages = 2;        // of keys, and of values
 constexpr int kHopperFactBytes = 9216;  // of what the loader tells the others
 
-// The largest power of two that divides `page_size`, `most` at most: a power of two.
-constexpr int hopper_box(int page_size, int most) {
-  int box = most;
+// Head dims of keys and values.
+constexpr bool has_hopper_tiles(int head_dim, int head_dim_v) {
+  const bool is_square = head_dim == head_dim_v && head_dim % 64 == 0 && head_dim <= 256;
+  return is_square || (head_dim == 192 && head_dim_v == 128);
+}
+
+// All keys of a step, or of a page the largest power of two that divides it and them.
+constexpr int hopper_box(int page_size, int keys) {
+  if (page_size == 0) return keys;
+  int box = keys & -keys;
   while (page_size % box != 0) box /= 2;
   return box;
 }
 
-// page_size: 0 if keys are contiguous. Head dims are 64 or 128.
+// page_size: 0 if keys are contiguous.
 constexpr HopperTiles hopper_tiles(int head_dim, int head_dim_v, int page_size) {
   HopperTiles t{};
-  t.keys = 128;
+  // What two stages leave room for, beside the queries.
+  t.keys = head_dim <= 128 ? 128 : head_dim <= 192 ? 96 : 64;
   t.box = hopper_box(page_size, t.keys);
   t.q_bytes = kHopperRows * head_dim * 2;
   t.k_bytes = t.keys * head_dim * 2;

@@ -171,9 +171,9 @@ def cuda_kernel(
     if dtype not in _ELEMENT_TYPES or key.dtype != dtype or math.prod(lead) >= 2**31:
         return None
     arch = arch or gpu_arch(facts.config)
-    hopper = _has_hopper_kernel(arch, key, value, options, facts, page_size, has)
+    hopper = _has_hopper_kernel(arch, key, value, facts, page_size, has)
     # Values much wider than keys would not fit the shared memory of eight warps.
-    most_rows = (128 if head_dim <= 128 else 64) // facts.ctas_per_sm
+    most_rows = 128 // facts.ctas_per_sm
     if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > most_rows:
         return None
     constants = {
@@ -207,23 +207,16 @@ def cuda_kernel(
 _DECODE_ROWS = 16  # kMaxDecodeRows in csrc/attention_tiles.h
 
 
-def _has_hopper_kernel(arch, key, value, options, facts, page_size, has) -> bool:
+def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
     """Whether csrc/attention_hopper.cuh computes the large tiles of a plan."""
-    head_dim, rows = key.shape[-1], facts.tile_rows
-    if (
-        arch != "sm_90a"
-        or value.shape[-1] != head_dim
-        or head_dim not in HOPPER_HEAD_DIMS
-    ):
+    head_dim, head_dim_v = key.shape[-1], value.shape[-1]
+    if arch != "sm_90a" or head_dim not in HOPPER_HEAD_DIMS:
+        return False
+    if head_dim_v != head_dim and (head_dim, head_dim_v) != (192, 128):
         return False
     if has.get("bias") or has.get("mask") or page_size % 8:
         return False
-    hooks = options.hooks
-    if hooks is not None and (
-        {"key_mod", "value_mod", "output_mod"} & {*hooks.names} or hooks.has_block_map
-    ):
-        return False
-    return facts.ctas_per_sm == 1 and _DECODE_ROWS < rows <= 128
+    return facts.ctas_per_sm == 1 and _DECODE_ROWS < facts.tile_rows <= 128
 
 
 def no_cpu_kernel(implementation: str | None) -> None:

@@ -15,7 +15,7 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
-HOPPER_HEAD_DIMS = (64, 128)  # of csrc/attention_hopper.cuh
+HOPPER_HEAD_DIMS = (64, 128, 192, 256)  # of csrc/attention_hopper.cuh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,7 @@ class PlanFacts:
         config = self.config
         if config.whole_tiles_from is not None:
             return config.whole_tiles_from
-        is_hopper = config.arch == "sm_90a" and self.head_dim in HOPPER_HEAD_DIMS
-        return 2 if is_hopper and len(self.tile_classes) > 1 else 0
+        return 2 if _has_hopper_tiles(self) and len(self.tile_classes) > 1 else 0
 
     @property
     def num_ctas(self) -> int:
@@ -137,13 +136,18 @@ class PlanFacts:
             raise ValueError(f"{error}; got {self}") from None
 
 
+def _has_hopper_tiles(facts: PlanFacts) -> bool:
+    return facts.config.arch == "sm_90a" and facts.head_dim in HOPPER_HEAD_DIMS
+
+
 def _gpu_tile_classes(facts: PlanFacts) -> tuple[TileClass, ...]:
     """The tiles of csrc/attention.cuh; costs in what 16 keys of a decode tile take.
 
     None has an item_cost: for decode, 1 to 8 gained nothing (docs/performance.md).
     """
     group = facts.num_q_heads // facts.num_kv_heads
-    prefill = TileClass(128 if facts.head_dim <= 128 else 64, 128, 13)
+    is_long = facts.head_dim <= 128 or _has_hopper_tiles(facts)
+    prefill = TileClass(128 if is_long else 64, 128, 13)
     if group > 16:
         return (prefill,)
     # One token each, most likely. Bits must not depend on the batch in the other mode.

@@ -75,6 +75,7 @@ def with_hooks(**hooks):
 
 ONES = jnp.ones((N,), jnp.float32)
 DOCUMENTS = variants.documents(jnp.zeros((B, 256), jnp.int32))
+BLOCK_MAP = DOCUMENTS.with_block_map(q_len=256, kv_len=256, num_seqs=B)
 # Name: (operands, options).
 HOPPER = {
     "paged": (paged(), {}),
@@ -90,15 +91,20 @@ HOPPER = {
     "score_mod": (paged(), {"variant": variants.alibi(ONES)}),
     "mask_mod": (paged(), {"variant": DOCUMENTS}),
     "query_mod": (paged(), with_hooks(query_mod=lambda x, b, h, q: x * q)),
+    "key_mod": (paged(), with_hooks(key_mod=lambda x, b, h, k: x * k)),
+    "value_mod": (paged(), with_hooks(value_mod=lambda x, b, h, k: x * k)),
+    "output_mod": (paged(), with_hooks(output_mod=lambda x, b, h, q: x * q)),
+    "block map": (paged(), {"variant": BLOCK_MAP}),
+    "head_dim 192": (paged(192), {}),
+    "head_dim 256": (paged(256), {}),
+    "narrower values": (paged(192, 128), {}),
 }
-BLOCK_MAP = DOCUMENTS.with_block_map(q_len=256, kv_len=256, num_seqs=B)
 OTHERS = {
     "decode": (paged(tokens=B), {}),
     "sm_80": (paged(), {"arch": "sm_80"}),
     "pages of 4": (paged(page_size=4), {}),
     "head_dim 96": (paged(96), {}),
-    "head_dim 256": (paged(256), {}),
-    "narrower values": (paged(128, 64), {}),
+    "much narrower values": (paged(128, 64), {}),
     "small tiles": (paged(), planned(TileClass(16, 16, 1))),
     "two CTAs a multiprocessor": (
         paged(),
@@ -106,10 +112,6 @@ OTHERS = {
     ),
     "bias": (dense(bias=array((B, K, T, T), jnp.float32)), {}),
     "mask": (dense(mask=array((B, K, T, T), jnp.bool_)), {}),
-    "key_mod": (paged(), with_hooks(key_mod=lambda x, b, h, k: x * k)),
-    "value_mod": (paged(), with_hooks(value_mod=lambda x, b, h, k: x * k)),
-    "output_mod": (paged(), with_hooks(output_mod=lambda x, b, h, q: x * q)),
-    "block map": (paged(), {"variant": BLOCK_MAP}),
 }
 
 

@@ -193,7 +193,7 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   AttentionParams p = call.params;
   const PlanFacts& facts = call.facts;
   const AttentionTiles tiles = attention_tiles(p.head_dim, p.head_dim_v, facts.ctas_per_sm);
-  if (most_rows(facts) > (call.uses_hopper ? kHopperRows : tiles.prefill_rows)) {
+  if (most_rows(facts) > kMostRows) {
     return ffi::Error::InvalidArgument("jaxinfer: the plan has tiles of more rows than the kernel");
   }
   const int64_t count = num_arrivals(call);

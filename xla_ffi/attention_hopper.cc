@@ -64,7 +64,7 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   const AttentionParams& p = hopper.p;
   const bool is_paged = p.kv.kv_starts == nullptr;
   const int page_size = is_paged ? static_cast<int>(p.kv.page_size) : 0;
-  if (p.head_dim % 64 != 0 || p.head_dim_v % 64 != 0 || page_size % 8 != 0)
+  if (!has_hopper_tiles(p.head_dim, p.head_dim_v) || page_size % 8 != 0)
     return ffi::Error::InvalidArgument("jaxinfer: no such kernel for sm_90a");
   const HopperTiles tiles = hopper_tiles(p.head_dim, p.head_dim_v, page_size);
   const unsigned tokens = facts.tile_tokens(facts.num_tile_classes - 1);

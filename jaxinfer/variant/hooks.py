@@ -23,7 +23,6 @@ class Hooks:
       code: C++ that defines struct Variant; names no file and no line.
       names: of the hooks that there are, in the order of Variant's fields.
       uses_seq: whether any of them reads b.
-      has_block_map: whether an array behind the operands says which blocks are hidden.
       parameters: hook -> its parameters, as nodes.
       results: hook -> what it computes, as a node.
       operands: what the arrays are, as nodes.
@@ -32,7 +31,6 @@ class Hooks:
     code: str
     names: tuple[str, ...] = dataclasses.field(compare=False)
     uses_seq: bool = dataclasses.field(compare=False)
-    has_block_map: bool = dataclasses.field(compare=False)
     parameters: Mapping[str, Sequence[Node]] = dataclasses.field(
         compare=False, repr=False
     )

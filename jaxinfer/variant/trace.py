@@ -61,8 +61,7 @@ def trace(
         arrays = [*arrays, block_map.states]
     code = render(parameters, results, operands, constants)
     reads = {n.name for n in reachable(results.values()) if isinstance(n, Argument)}
-    facts = tuple(results), "b" in reads, block_map is not None
-    hooks = Hooks(code, *facts, parameters, results, operands)
+    hooks = Hooks(code, tuple(results), "b" in reads, parameters, results, operands)
     return hooks, [jnp.asarray(value) for value in arrays]
 
 
