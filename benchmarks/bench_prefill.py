@@ -5,7 +5,7 @@
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ from benchmarks.machine import own_implementation
 from benchmarks.prefill_cells import PREFILL
 from jaxinfer.testing.cases import AttentionCase
 
-Call = Callable[[Any, Any], Any]  # (shared, query) -> out [T, N, H]
+Call = Callable[[Any, Any], Any]  # (shared, query) -> out [T, N, H], or parts of it
+# (call, shared), and the query where that is not the cell's as it is.
+Prepared = tuple[Call, Any] | tuple[Call, Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,10 @@ def flash_attn3(operands: Operands) -> tuple[Call, Any]:
     return call_ragged, (operands.key, operands.value, operands.cu_q_lens)
 
 
-def impls(case: AttentionCase) -> dict[str, Callable[[Operands], tuple[Call, Any]]]:
+Impls = Mapping[str, Callable[[Operands], Prepared]]
+
+
+def impls(case: AttentionCase) -> Impls:
     """What can be asked for a cell."""
     made = {"jaxinfer": jaxinfer}
     if prefill_cells.is_dense(case):
@@ -157,7 +162,10 @@ def impls(case: AttentionCase) -> dict[str, Callable[[Operands], tuple[Call, Any
 
 
 def records(
-    cells: Sequence[AttentionCase], settings: Settings
+    cells: Sequence[AttentionCase],
+    settings: Settings,
+    benchmark: str = PREFILL,
+    impls: Callable[[AttentionCase], Impls] = impls,
 ) -> Iterator[dict[str, Any]]:
     """All implementations of a cell on the same operands, cell after cell."""
     for case in cells:
@@ -165,23 +173,25 @@ def records(
         try:
             operands = Operands.create(case)
         except Exception as error:  # too large for this GPU: the next may not be
-            yield from (failure(PREFILL, case.name, impl, error) for impl in todo)
+            yield from (failure(benchmark, case.name, impl, error) for impl in todo)
             continue
         for impl, prepare in todo.items():
             try:
-                yield _measure(operands, impl, *prepare(operands), settings)
+                times, error = _measure(operands, settings, *prepare(operands))
+                yield record(benchmark, case.name, impl, times, case, max_err=error)
             except Exception as error:
-                yield failure(PREFILL, case.name, impl, error)
+                yield failure(benchmark, case.name, impl, error)
 
 
 def _measure(
-    operands: Operands, impl: str, call: Call, shared: Any, settings: Settings
-) -> dict[str, Any]:
-    case, query = operands.case, operands.query
-    error = check(operands, jax.jit(call)(shared, query))
-    settings = settings.for_flops(case.num_flops())
-    times = measure_apart(call, shared, [query], settings)
-    return record(PREFILL, case.name, impl, times, case, max_err=error)
+    operands: Operands, settings: Settings, call: Call, shared: Any, query: Any = None
+) -> tuple[dict[str, float], float]:
+    """(times, the largest error)."""
+    query = operands.query if query is None else query
+    out = jax.jit(call)(shared, query)
+    error = check(operands, jnp.concatenate(jax.tree.leaves(out)))
+    settings = settings.for_flops(operands.case.num_flops())
+    return measure_apart(call, shared, [query], settings), error
 
 
 def check(operands: Operands, out: jax.Array) -> float:

@@ -170,9 +170,14 @@ def value_scale(case: AttentionCase) -> float:
 
 
 def checked_seqs(case: AttentionCase) -> list[int]:
-    """The shortest, a middle and the longest sequence."""
-    order = np.argsort(case.make_lengths()[1], kind="stable")
-    return sorted({int(order[i]) for i in (0, len(order) // 2, -1)})
+    """The shortest, a middle and the longest sequence, in decode and in prefill."""
+    cu_q_lens, kv_lens = case.make_lengths()
+    is_decode = np.diff(cu_q_lens) == 1
+    found: set[int] = set()
+    for seqs in map(np.flatnonzero, (is_decode, ~is_decode)):
+        order = seqs[np.argsort(kv_lens[seqs], kind="stable")]
+        found |= {int(order[i]) for i in (0, len(order) // 2, -1) if len(order)}
+    return sorted(found)
 
 
 _LONG = 16384  # keys of a sequence whose float64 attention takes a second

@@ -11,6 +11,7 @@ from benchmarks import (
     bench_floor,
     bench_jit,
     bench_merge_partials,
+    bench_mixed,
     bench_plan,
     bench_prefill,
     bench_ragged_paged_attention,
@@ -20,15 +21,18 @@ from benchmarks import (
     bench_variants,
     bench_variants_jit,
     decode_cells,
+    mixed_cells,
     op_cells,
     prefill_cells,
     variant_cells,
 )
 from benchmarks.gpu_timing import QUICK, Settings
 from benchmarks.peers.process import (
+    FLASHINFER_MIXED,
     FLASHINFER_PREFILL,
     FLEX_ATTENTION,
     FLEX_PREFILL,
+    Peer,
     flashinfer_records,
     peer_records,
 )
@@ -38,9 +42,14 @@ Job = tuple[str, Callable[[float], Iterator[dict[str, Any]]]]
 
 MOST_SECONDS = 240.0  # for one process of a peer, its compilation included
 PREFILL_PEERS = (
-    (FLASHINFER_PREFILL, "--backends", "fa3"),
-    (FLASHINFER_PREFILL, "--backends", "fa2"),
-    (FLEX_PREFILL,),
+    (FLASHINFER_PREFILL, "--prefill", "--backends", "fa3"),
+    (FLASHINFER_PREFILL, "--prefill", "--backends", "fa2"),
+    (FLEX_PREFILL, "--prefill"),
+)
+# POD, which takes longest to compile, last.
+MIXED_PEERS = tuple(
+    (FLASHINFER_MIXED, "--mixed", "--backends", backend)
+    for backend in ("sequential", "fa3", "fa2", "BatchAttention", "POD")
 )
 JAX_PEERS = ("xla", "pallas", "cudnn dense", "xla dense", "flash_attn3_jax")
 
@@ -82,14 +91,23 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         yield from bench_variants_jit.records(1 if is_quick else 3)
         yield from bench_variants.records(variant_cells.prefill_cells(is_quick), timing)
 
+    def peers(asked: Sequence[tuple[Peer, *tuple[str, ...]]], end: float):
+        for peer, *arguments in asked:
+            arguments += ["--quick"] if is_quick else []
+            seconds = min(end - time.monotonic(), MOST_SECONDS)
+            yield from peer_records(peer, arguments, seconds)
+
     def prefill(left):
         end = time.monotonic() + left
         timing = settings if is_quick else variant_cells.TIMING
         yield from bench_prefill.records(prefill_cells.cells(is_quick), timing)
-        for peer, *arguments in PREFILL_PEERS:
-            arguments += ["--quick"] if is_quick else []
-            seconds = min(end - time.monotonic(), MOST_SECONDS)
-            yield from peer_records(peer, ["--prefill", *arguments], seconds)
+        yield from peers(PREFILL_PEERS, end)
+
+    def mixed(left):
+        end = time.monotonic() + left
+        timing = settings if is_quick else variant_cells.TIMING
+        yield from bench_mixed.records(mixed_cells.cells(is_quick), timing)
+        yield from peers(MIXED_PEERS, end)
 
     def flex_attention(left):
         arguments = ["--quick"] if is_quick else []
@@ -105,6 +123,7 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         ("variants", variants),
         ("variants-flex", flex_attention),
         ("prefill", prefill),
+        ("mixed", mixed),
         ("planned", decode("planned", impls=("jaxinfer, plan in graph",))),
         ("pages", decode("pages")),
         ("groups", decode("groups", "-targets")),

@@ -42,9 +42,9 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
         for label, lengths in (("uniform", uniform()), ("zipf", zipf()))
     ]
     mha = [_square(*shape, num_kv_heads=32) for shape in SHAPES]
-    small_heads = [_square(8, 2048, head_dim=64)]
+    other_heads = [_square(*shape, head_dim=d) for d in (256, 64) for shape in SHAPES]
     gqa = [_square(*shape) for shape in SHAPES]
-    return gqa + paged + chunks + unequal + mha + small_heads
+    return gqa + paged + chunks + unequal + mha + other_heads
 
 
 def is_dense(case: AttentionCase) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.decode_cells import TARGETS
+from benchmarks.mixed_cells import MIXED
 from benchmarks.prefill_cells import PREFILL
 
 DECODE = ("decode_repeated", "decode")
@@ -13,8 +14,12 @@ STEP = "decode_step"
 # The order of columns; others follow.
 IMPLS = (
     "jaxinfer",
+    "jaxinfer, two calls",
+    "flashinfer sequential",
     "flashinfer fa3",
     "flashinfer fa2",
+    "flashinfer BatchAttention",
+    "flashinfer POD",
     "flashinfer xqa",
     "flashinfer cudnn",
     "flash_attn3_jax",
@@ -55,7 +60,9 @@ def section(name: str, run: dict[str, Any]) -> str:
         ]
     if any(key[0] == PREFILL for key in of):
         lines += ["", "Causal prefill, TFLOP/s.", "", *prefill_table(records)]
-    shown = {*DECODE, STEP, PREFILL}
+    if any(key[0] == MIXED for key in of):
+        lines += ["", "Mixed batches, microseconds.", "", *mixed_table(records)]
+    shown = {*DECODE, STEP, PREFILL, MIXED}
     others = [r for r in records if r["benchmark"] not in shown and r["us"]]
     if others:
         lines += ["", *plain_table(others, None)]
@@ -131,6 +138,24 @@ def prefill_table(records: Records) -> list[str]:
         own, peers = row.get("jaxinfer"), [row[i]["us"] for i in row if i != "jaxinfer"]
         share = f"{min(peers) / own['us']:.2f}" if own and peers else ""
         lines.append(f"| {case} | {' | '.join(cells)} | {share} |")
+    return lines
+
+
+def mixed_table(records: Records) -> list[str]:
+    """A row a case, a column an implementation."""
+    records = [one for one in records if one["benchmark"] == MIXED]
+    impls = ordered_impls(records)
+    lines = [
+        f"| case | {' | '.join(impls)} | TFLOP/s | TB/s | of the best peer |",
+        "|---" * (len(impls) + 4) + "|",
+    ]
+    for (_, case), row in by_case(records).items():
+        cells = [f"{row[i]['us']:.0f}" if i in row else "" for i in impls]
+        own = row.get("jaxinfer")
+        peers = [r["us"] for i, r in row.items() if not i.startswith("jaxinfer")]
+        rates = [f"{own['tflops']:.0f}", f"{own['tbps']:.2f}"] if own else ["", ""]
+        share = f"{own['us'] / min(peers):.2f}" if own and peers else ""
+        lines.append(f"| {case} | {' | '.join([*cells, *rates, share])} |")
     return lines
 
 

@@ -61,7 +61,7 @@ class Cell:
         self.v *= decode_cells.value_scale(case)
         q_shape = (case.batch, case.num_q_heads, case.head_dim)
         self.query = torch.randn(q_shape, **options)
-        self.workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
+        self.workspace = make_workspace()
 
     def keys_of(self, cache: int, seq: int) -> tuple[np.ndarray, np.ndarray]:
         """K and V of a sequence, of the checked heads."""
@@ -74,6 +74,11 @@ class Cell:
             for x in (self.k, self.v)
         )
         return k, v
+
+
+def make_workspace() -> Any:
+    """What wrappers keep partial results in."""
+    return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
 
 
 def page_lists(
@@ -213,6 +218,7 @@ def main() -> None:
     parser.add_argument(
         "--prefill", action="store_true", help="its cells by its backends, nothing else"
     )
+    parser.add_argument("--mixed", action="store_true", help="the same, mixed batches")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     settings = QUICK if arguments.quick else Settings()
@@ -231,14 +237,15 @@ def main() -> None:
         from benchmarks.peers import flashinfer_ops
 
         jobs += flashinfer_ops.jobs(settings)
-    if arguments.prefill:
-        from benchmarks.peers import flashinfer_prefill
+    if arguments.prefill or arguments.mixed:
+        from benchmarks.peers import flashinfer_mixed, flashinfer_prefill
 
+        module = flashinfer_mixed if arguments.mixed else flashinfer_prefill
         timing = QUICK if arguments.quick else TIMING
         jobs = [
             job
             for backend in arguments.backends.split(",")
-            for job in flashinfer_prefill.jobs(backend, arguments.quick, timing)
+            for job in module.jobs(backend, arguments.quick, timing)
         ]
     for benchmark, case, impl, run in jobs:
         try:

@@ -17,6 +17,7 @@ from benchmarks.prefill_cells import PREFILL
 from jaxinfer.testing.cases import AttentionCase
 
 torch, flashinfer = peer.torch, peer.flashinfer
+TYPES = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
 
 
 def jobs(backend: str, is_quick: bool, settings: Settings) -> list[Job]:
@@ -60,28 +61,41 @@ class Cell:
         q_shape = (int(self.cu_q_lens[-1]), case.num_q_heads, case.head_dim)
         self.query = torch.randn(q_shape, **options)
         self.out = torch.full_like(self.query, float("nan"))
+        heads = (case.num_q_heads, case.num_kv_heads, case.head_dim)
+        self.shape = (*heads, case.page_size)  # as plan() wants it
 
     def planned(self, backend: str) -> Callable[[], Any]:
         """The call, into `out`."""
-        case = self.case
-        workspace = torch.zeros(peer.WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
-        heads = (case.num_q_heads, case.num_kv_heads, case.head_dim)
-        types = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
-        cu_q_lens = torch.from_numpy(self.cu_q_lens)
-        if self.table is None:
-            ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(
-                workspace, "NHD", backend=backend
-            )
-            cu_kv_lens = np.cumsum([0, *self.kv_lens], dtype=np.int32)
-            keys = torch.from_numpy(cu_kv_lens)
-            ragged.plan(cu_q_lens, keys, *heads, causal=True, **types)
-            return lambda: ragged.run(self.query, self.k, self.v, out=self.out)
-        paged = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
-            workspace, "NHD", backend=backend
+        if self.table is not None:
+            return self.paged(backend, slice(None))
+        ragged = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(
+            peer.make_workspace(), "NHD", backend=backend
         )
-        lists = peer.page_lists(case, self.table, self.kv_lens)
-        paged.plan(cu_q_lens, *lists, *heads, case.page_size, causal=True, **types)
-        return lambda: paged.run(self.query, (self.k, self.v), out=self.out)
+        cu_kv_lens = np.cumsum([0, *self.kv_lens], dtype=np.int32)
+        lengths = (self.cu_q_lens_of(slice(None)), torch.from_numpy(cu_kv_lens))
+        ragged.plan(*lengths, *self.shape[:3], causal=True, **TYPES)
+        return lambda: ragged.run(self.query, self.k, self.v, out=self.out)
+
+    def paged(self, backend: str, seqs: slice) -> Callable[[], Any]:
+        """The call for a range of sequences that have pages, into their rows."""
+        wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(
+            peer.make_workspace(), "NHD", backend=backend
+        )
+        lists = (self.cu_q_lens_of(seqs), *self.page_lists(seqs))
+        wrapper.plan(*lists, *self.shape, causal=True, **TYPES)
+        begin, end = self.cu_q_lens[:-1][seqs][0], self.cu_q_lens[1:][seqs][-1]
+        query, out = (x[int(begin) : int(end)] for x in (self.query, self.out))
+        return lambda: wrapper.run(query, (self.k, self.v), out=out)
+
+    def cu_q_lens_of(self, seqs: slice) -> Any:
+        """Of a range of sequences, on the host."""
+        q_lens = np.diff(self.cu_q_lens)[seqs]
+        return torch.from_numpy(np.cumsum([0, *q_lens], dtype=np.int32))
+
+    def page_lists(self, seqs: slice) -> tuple[Any, Any, Any]:
+        """Of a range of sequences, as plan() wants them."""
+        assert self.table is not None
+        return peer.page_lists(self.case, self.table[seqs], self.kv_lens[seqs])
 
     def check(self) -> float:
         """Holds rows of a few sequences against float64; returns the largest error."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import failure
+from benchmarks.mixed_cells import MIXED
 from benchmarks.prefill_cells import PREFILL
 
 
@@ -38,6 +39,7 @@ class Peer:
 
 FLASHINFER = Peer("flashinfer", "decode", "flashinfer", ("torch", "flashinfer"))
 FLASHINFER_PREFILL = dataclasses.replace(FLASHINFER, benchmark=PREFILL)
+FLASHINFER_MIXED = dataclasses.replace(FLASHINFER, benchmark=MIXED)
 FLEX_ATTENTION = Peer("flex_attention", "variants", "flex_attention", ("torch",))
 FLEX_PREFILL = dataclasses.replace(FLEX_ATTENTION, benchmark=PREFILL)
 
