@@ -225,10 +225,8 @@ struct Scores {
   __device__ __forceinline__ float operator()(float score) const {
     if constexpr (kScaleEarly) score *= scale;
     // cap * tanh(score / cap), to 5e-7 of the cap: tanh.approx errs by 2^-11.
-    if constexpr (Spec::kHasSoftCap) {
-      const float power = exp2_approx(VariantMath::minimum(score, 100.0f));
-      score = fmaf(-2.0f * cap, VariantMath::reciprocal_by_steps(1.0f + power), cap);
-    }
+    if constexpr (Spec::kHasSoftCap)
+      score = fmaf(-2.0f * cap, reciprocal_approx(1.0f + exp2_approx(score)), cap);
     return score;
   }
 };

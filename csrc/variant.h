@@ -187,19 +187,6 @@ struct VariantMath : VariantFloats {
 
   // ---- conversions -----------------------------------------------------------------------------
 
-  template <typename T>
-  JAXINFER_HOOK float to_float(T x) {
-    return static_cast<float>(x);
-  }
-  // Rounded once, by the sum. The unit that converts is the one that computes exponentials, and
-  // prefill waits for it. Floats of these sizes are integers.
-  JAXINFER_HOOK float to_float(int32_t x) {
-    const uint32_t low_bits = static_cast<uint32_t>(x) & 0xffffu;
-    const uint32_t high_bits = static_cast<uint32_t>(x >> 16);
-    const float low = same_bits<float>(0x4b000000u | low_bits) - 8388608.0f;
-    const float high = same_bits<float>(0x4b400000u + high_bits) - 12582912.0f;
-    return ::fmaf(high, 65536.0f, low);
-  }
   // Saturates; 0 for what is no number.
   template <typename T>
   JAXINFER_HOOK T to_int(float x) {

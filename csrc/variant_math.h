@@ -80,18 +80,10 @@ struct VariantFloats : VariantBits {
   JAXINFER_HOOK float logistic(float x) {
     return reciprocal(1.0f + exp2(x * -1.44269504088896340736f));
   }
-  // Of positive numbers, by Newton's method: the unit that exponentials come from has no time left
-  // where there is one for every score.
-  JAXINFER_HOOK float reciprocal_by_steps(float x) {
-    float y = same_bits<float>(0x7ef311c7u - same_bits<uint32_t>(x));
-    y = ::fmaf(::fmaf(-x, y, 1.0f), y, y);
-    y = ::fmaf(::fmaf(-x, y, 1.0f), y, y);
-    return ::fmaf(::fmaf(-x, y, 1.0f), y, y);
-  }
   // size * tanh(factor * x); tanh errs by 5e-7 at most. Of literals, both are free.
   JAXINFER_HOOK float tanh(float x, float factor = 1.0f, float size = 1.0f) {
-    const float power = exp2(minimum(x * (2.88539008177792681472f * factor), 100.0f));
-    return ::fmaf(-2.0f * size, reciprocal_by_steps(1.0f + power), size);
+    const float rest = reciprocal(1.0f + exp2(x * (2.88539008177792681472f * factor)));
+    return ::fmaf(-2.0f * size, rest, size);
   }
 
   // To [-pi, pi], by 2 pi in two parts: exact for angles of a million. The library's reduction

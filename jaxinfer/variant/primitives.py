@@ -194,8 +194,6 @@ def convert(block: Block, value: str, source, target) -> str:
         return block.assign(target, f"{value} != 0")
     if kinds[0] == "float":
         return block.assign(target, f"to_int<{c_type}>({value})")
-    if kinds == ("int", "float"):
-        return block.assign(target, dtypes.rounded(target, f"to_float({value})"))
     cast = f"static_cast<{c_type}>({value})"
     return block.assign(
         target, dtypes.rounded(target, cast) if kinds[1] == "float" else cast

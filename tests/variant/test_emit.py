@@ -67,7 +67,7 @@ struct Variant : NoVariant {{
     const int t3 = clamp_index(t2, 7);
     const float t4 = load<float>(at, 0, t3);
     const int t5 = subtract(kv_idx, q_idx);
-    const float t6 = to_float(t5);
+    const float t6 = static_cast<float>(t5);
     const float t7 = t4 * t6;
     const float t8 = score + t7;
     return t8;
@@ -88,7 +88,7 @@ struct Variant : NoVariant {{
     float t0;
     if (i < 32) {{
       const float t1 = vector(i);
-      const float t2 = to_float(kv_idx);
+      const float t2 = static_cast<float>(kv_idx);
       const float t3 = load<float>(at, 0, i);
       const float t4 = t2 * t3;
       const float t5 = cos(t4);
@@ -100,7 +100,7 @@ struct Variant : NoVariant {{
       t0 = t10;
     }} else {{
       const float t11 = vector(i);
-      const float t12 = to_float(kv_idx);
+      const float t12 = static_cast<float>(kv_idx);
       const float t13 = load<float>(at, 0, i - 32);
       const float t14 = t12 * t13;
       const float t15 = cos(t14);
