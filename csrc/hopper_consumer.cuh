@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Copyright 2026 The jaxinfer authors
 //
-// The warpgroups that compute: products, softmax, and the results of a work item.
+// The warpgroups that compute: products and softmax.
 #pragma once
 
-#include "csrc/hopper_shared.cuh"
+#include "csrc/hopper_results.cuh"
 
 namespace jaxinfer {
 
@@ -45,10 +45,6 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   auto release = [&](const uint64_t& empty) {
     if (thread == 0) barrier(empty).arrive();
   };
-  auto place_of = [&](int slot, int kv_head, int packed) {
-    const auto& token = s.tokens[slot][packed / kGroup];
-    return Place{token.seq, kv_head * kGroup + packed % kGroup, token.position};
-  };
 
   // Waits for an item and its queries. False: there are no more.
   auto next_item = [&](HopperItem& next) {
@@ -69,7 +65,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       for (int r = warp_row; r < warp_row + 16; r += 4) {
         // Of the row where modify_rows has this lane.
         const int packed = min(r + lane / 8, next.item.num_rows - 1);
-        const Place place = place_of(slot, next.kv_head, packed);
+        const Place place = place_of(s, slot, next.kv_head, packed);
         modify_rows<kHeadDim, 4>(
             s.q, kHopperRows, r, [&](int i) { return r + i < next.item.num_rows; },
             [&](const auto& vector, int, int e) { return place.query(p, vector, e); });
@@ -141,7 +137,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       const int packed = min(row + 8 * r, next.item.num_rows - 1);
       const auto& token = s.tokens[turn % kItemSlots][packed / kGroup];
       lo[r] = token.lo, hi[r] = token.hi;
-      if constexpr (kHasScoreHook) places[r] = place_of(turn % kItemSlots, next.kv_head, packed);
+      if constexpr (kHasScoreHook) places[r] = place_of(s, turn % kItemSlots, next.kv_head, packed);
     }
   };
   auto multiply_qk = [&](int i) {
@@ -265,107 +261,6 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     publish_shared();
     sync_named(kOwnBarrier + consumer, 128);
   };
-  // The results of the item in slot `slot`. Little code: it runs once an item, so it has to be
-  // fetched each time.
-  auto store = [&](int slot) {
-    const HopperItem& from = s.items[slot];
-    const int num_rows = uniform(from.item.num_rows), partial = uniform(from.item.partial);
-    const int kv_head = uniform(from.kv_head);
-    const bool is_partial = partial != kWriteThrough;
-    // A row is a token's head, of all tokens or of the slot.
-    const int heads = static_cast<int>(is_partial ? p.slot_heads : p.num_q_heads);
-    const int64_t token = is_partial ? partial * p.slot_tokens + uniform(from.item.partial_row)
-                                     : uniform(from.item.row_begin);
-    const int head = kv_head - (is_partial ? uniform(from.item.kv_head_begin) : 0);
-    const int64_t first = token * heads + head * kGroup;
-    uint32_t own = lane;  // what follows from it is not worth a register all the while
-    settle(own);
-    const int own_row = warp_row + (own >> 2);
-    auto row_of = [&](int packed) { return packed / kGroup * heads + packed % kGroup; };
-    float* lse = (is_partial ? p.partial_lse : p.lse) + first;
-    float factor[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int packed = own_row + 8 * r;
-      const float sum = Spec::kUseSoftmax ? sum_over_lanes<1, 4>(l[r]) : 0.0f;
-      const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
-      factor[r] = normalizer(sum);
-      if (Spec::kHasVScale) factor[r] *= p.v_scale[kv_head];
-      if (Spec::kHasSink && !is_partial)
-        factor[r] *= sink_share(p, kv_head * kGroup + packed % kGroup, lse2 * kLn2);
-      if ((own & 3) == 0 && packed < num_rows)
-        lse[row_of(packed)] = is_partial ? lse2 : lse2 * kLn2;
-    }
-    if (is_partial) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int packed = own_row + 8 * r;
-        if (packed >= num_rows) continue;
-        float* to = p.partial_out + (first + row_of(packed)) * kHeadDimV + 2 * (own & 3);
-#pragma unroll
-        for (int n = 2 * r; n < kO; n += 4)
-          *reinterpret_cast<float2*>(to + n / 4 * 8) =
-              make_float2(o[n] * factor[r], o[n + 1] * factor[r]);
-      }
-      return;
-    }
-    uint16_t* out = static_cast<uint16_t*>(p.out) + first * kHeadDimV;
-    if (has_output_hook(from.item)) {
-      // The hook may ask for any element of a row: some whole rows at a time.
-      constexpr int kAtOnce = 16 * 128 / (kHeadDimV * 4);
-      float* rows = reinterpret_cast<float*>(s.out + warp_row * 128);
-#pragma unroll 1
-      for (int begin = 0; begin < 16; begin += kAtOnce) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const int at = static_cast<int>(own >> 2) + 8 * r - begin;
-          if (at < 0 || at >= kAtOnce) continue;
-#pragma unroll
-          for (int n = 2 * r; n < kO; n += 4)
-            *reinterpret_cast<float2*>(rows + at * kHeadDimV + n / 4 * 8 + 2 * (own & 3)) =
-                make_float2(o[n] * factor[r], o[n + 1] * factor[r]);
-        }
-        __syncwarp();
-#pragma unroll 1
-        for (int i = own * 4; i < kAtOnce * kHeadDimV; i += 128) {
-          const int packed = warp_row + begin + i / kHeadDimV, column = i % kHeadDimV;
-          if (packed >= num_rows) continue;
-          const float* row = rows + i / kHeadDimV * kHeadDimV;
-          const float4 made =
-              place_of(slot, kv_head, packed).output4(p, [&](int j) { return row[j]; }, column);
-          *reinterpret_cast<uint2*>(out + row_of(packed) * kHeadDimV + column) =
-              make_uint2(Type::pack(made.x, made.y), Type::pack(made.z, made.w));
-        }
-        __syncwarp();
-      }
-      return;
-    }
-    // A panel at a time: accumulators, 16 swizzled rows of 128 bytes, whole rows of memory.
-    const uint32_t staged = shared_address(s.out) + warp_row * 128;
-    out += (own & 7) * 8;
-    const int out_row = warp_row + (own >> 3);  // and 4, 8, 12 further
-#pragma unroll
-    for (int panel = 0; panel < kPanelsV; ++panel) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* of = o + panel * 32 + i * 8;
-        const uint32_t quarters[4] = {Type::pack(of[0] * factor[0], of[1] * factor[0]),
-                                      Type::pack(of[2] * factor[1], of[3] * factor[1]),
-                                      Type::pack(of[4] * factor[0], of[5] * factor[0]),
-                                      Type::pack(of[6] * factor[1], of[7] * factor[1])};
-        store_matrices(staged + swizzled(16, own & 15, i * 2 + (own >> 4)), quarters);
-      }
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int4 chunk = load_stored(staged + swizzled(16, i * 4 + (own >> 3), own & 7));
-        const int packed = out_row + i * 4;
-        if (packed >= num_rows) continue;
-        *reinterpret_cast<int4*>(out + row_of(packed) * kHeadDimV + panel * kPanel) = chunk;
-      }
-      __syncwarp();
-    }
-  };
 
   if (consumer == 0) arrive_named(kTurnBarrier, 128 * kConsumers);  // it has the first turn
   HopperItem next;
@@ -425,7 +320,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     if (!next_item(next)) {
       multiply_pv(step);
       wait_products<0>(o);
-      store(slot);
+      write_results(p, s, slot, warp_row, lane, scores, m, l, o);
       return;
     }
     look_ahead(step + 1);
@@ -438,7 +333,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     const uint32_t absent = release_keys(step + 1);
     wait_products<0>(o);
     release(s.v_empty[step % kHopperStages]);
-    store(slot);
+    write_results(p, s, slot, warp_row, lane, scores, m, l, o);
     __syncwarp();
     if (lane == 0) barrier(s.item_empty[slot]).arrive();
     begin_item(next);

@@ -71,6 +71,10 @@ struct HopperShared {
 };
 static_assert(sizeof(HopperShared) <= kHopper.shared_bytes, "hopper_tiles.h counts on it");
 
+JAXINFER_DEVICE Place place_of(const HopperShared& s, int slot, int kv_head, int packed) {
+  const auto& token = s.tokens[slot][packed / kGroup];
+  return {token.seq, kv_head * kGroup + packed % kGroup, token.position};
+}
 JAXINFER_DEVICE Barrier barrier(const uint64_t& at) { return {shared_address(&at)}; }
 
 }  // namespace jaxinfer
