@@ -5,9 +5,9 @@
     compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
 
 Kernels alone, one call each, their results compared with the reference. memcheck,
-initcheck and synccheck find nothing. racecheck finds nothing but in attention_hopper,
-where it does not see that an mbarrier orders what one warp writes and another one
-reads: what the scheduler says of an item, and which boxes are absent.
+initcheck and synccheck find nothing. racecheck finds nothing but in attention_hopper:
+pairs of accesses by different warps that mbarriers order, as far as can be told from
+their addresses; it is not known to follow these in loops.
 """
 
 import functools
