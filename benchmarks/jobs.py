@@ -91,23 +91,17 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         yield from bench_variants_jit.records(1 if is_quick else 3)
         yield from bench_variants.records(variant_cells.prefill_cells(is_quick), timing)
 
-    def peers(asked: Sequence[tuple[Peer, *tuple[str, ...]]], end: float):
-        for peer, *arguments in asked:
-            arguments += ["--quick"] if is_quick else []
-            seconds = min(end - time.monotonic(), MOST_SECONDS)
-            yield from peer_records(peer, arguments, seconds)
+    def beside(peers: Sequence[tuple[Peer, *tuple[str, ...]]], records, cells):
+        def run(left):
+            end = time.monotonic() + left
+            timing = settings if is_quick else variant_cells.TIMING
+            yield from records(cells(is_quick), timing)
+            for peer, *arguments in peers:
+                arguments += ["--quick"] if is_quick else []
+                seconds = min(end - time.monotonic(), MOST_SECONDS)
+                yield from peer_records(peer, arguments, seconds)
 
-    def prefill(left):
-        end = time.monotonic() + left
-        timing = settings if is_quick else variant_cells.TIMING
-        yield from bench_prefill.records(prefill_cells.cells(is_quick), timing)
-        yield from peers(PREFILL_PEERS, end)
-
-    def mixed(left):
-        end = time.monotonic() + left
-        timing = settings if is_quick else variant_cells.TIMING
-        yield from bench_mixed.records(mixed_cells.cells(is_quick), timing)
-        yield from peers(MIXED_PEERS, end)
+        return run
 
     def flex_attention(left):
         arguments = ["--quick"] if is_quick else []
@@ -122,8 +116,8 @@ def gpu(backends: Sequence[str] = ("fa2",), is_quick: bool = False) -> list[Job]
         ("compile", lambda _: bench_jit.records()),
         ("variants", variants),
         ("variants-flex", flex_attention),
-        ("prefill", prefill),
-        ("mixed", mixed),
+        ("prefill", beside(PREFILL_PEERS, bench_prefill.records, prefill_cells.cells)),
+        ("mixed", beside(MIXED_PEERS, bench_mixed.records, mixed_cells.cells)),
         ("planned", decode("planned", impls=("jaxinfer, plan in graph",))),
         ("pages", decode("pages")),
         ("groups", decode("groups", "-targets")),

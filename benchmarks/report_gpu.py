@@ -89,6 +89,12 @@ def ordered_impls(records: Records) -> list[str]:
     return [impl for impl in IMPLS if impl in found] + rest
 
 
+def best_peer(row: dict[str, dict[str, Any]]) -> float | None:
+    """Microseconds of the fastest implementation that is not ours."""
+    peers = [one["us"] for impl, one in row.items() if not impl.startswith("jaxinfer")]
+    return min(peers, default=None)
+
+
 def has_plots(run: dict) -> bool:
     """Whether there is a decode cell to draw, planned on the host as those of peers."""
     return "driver" in run["meta"] and any(
@@ -115,12 +121,12 @@ def decode_table(records: Records) -> list[str]:
             for i in impls
         ]
         own, target = repeated.get("jaxinfer"), TARGETS.get(case)
-        peers = [r["us"] for i, r in repeated.items() if not i.startswith("jaxinfer")]
+        best = best_peer(repeated)
         goal = f"{target:g}" if target else ""
         if own and target and own["us"] > target:
             goal = f"**{goal}**"
         rate = f"{own['tbps']:.2f}" if own else ""
-        share = f"{own['us'] / min(peers):.2f}" if own and peers else ""
+        share = f"{own['us'] / best:.2f}" if own and best else ""
         lines.append(f"| {case} | {goal} | {' | '.join(cells)} | {rate} | {share} |")
     return [*lines, "", "A target in bold is missed."]
 
@@ -135,8 +141,8 @@ def prefill_table(records: Records) -> list[str]:
     ]
     for (_, case), row in by_case(records).items():
         cells = [f"{row[i]['tflops']:.0f}" if i in row else "" for i in impls]
-        own, peers = row.get("jaxinfer"), [row[i]["us"] for i in row if i != "jaxinfer"]
-        share = f"{min(peers) / own['us']:.2f}" if own and peers else ""
+        own, best = row.get("jaxinfer"), best_peer(row)
+        share = f"{best / own['us']:.2f}" if own and best else ""
         lines.append(f"| {case} | {' | '.join(cells)} | {share} |")
     return lines
 
@@ -151,10 +157,9 @@ def mixed_table(records: Records) -> list[str]:
     ]
     for (_, case), row in by_case(records).items():
         cells = [f"{row[i]['us']:.0f}" if i in row else "" for i in impls]
-        own = row.get("jaxinfer")
-        peers = [r["us"] for i, r in row.items() if not i.startswith("jaxinfer")]
+        own, best = row.get("jaxinfer"), best_peer(row)
         rates = [f"{own['tflops']:.0f}", f"{own['tbps']:.2f}"] if own else ["", ""]
-        share = f"{own['us'] / min(peers):.2f}" if own and peers else ""
+        share = f"{own['us'] / best:.2f}" if own and best else ""
         lines.append(f"| {case} | {' | '.join([*cells, *rates, share])} |")
     return lines
 

@@ -5,7 +5,7 @@
 // finds work items, and another one loads their queries, keys and values by tensor copies; two
 // more warpgroups hold 64 packed rows each:
 //
-//   S[64 x keys] = Q K^T    A = Q in registers, B = K
+//   S[64 x keys] = Q K^T    A = Q in registers, long ones in shared memory; B = K
 //   O[64 x Hv] += P V       A = P, which the accumulators of S become; B = V
 //
 // A pair of barriers makes the two take turns, so that one multiplies, values with the weights of

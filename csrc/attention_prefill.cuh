@@ -111,7 +111,7 @@ JAXINFER_DEVICE void run_rows(const AttentionParams& p, const Layer& layer, cons
     // The first step from `number` on that some row may see.
     auto find_step = [&](int number) {
       Step step{number, kBlockMixed};
-      if constexpr (Variant::kBlockMap.operand >= 0) {
+      if constexpr (kHasBlockMap) {
         for (; step.number < num_steps; ++step.number) {
           const int key = item.lo + step.number * kPrefillKeys;
           step.state = block_state(p, item, h, key, min(kPrefillKeys, item.hi - key));

@@ -30,6 +30,7 @@ constexpr bool kDense = Spec::kHasBias || Spec::kHasMask;
 constexpr bool kHasScoreHook = Variant::kHasScoreMod || Variant::kHasMaskMod;
 constexpr bool kHasRowHook = kHasScoreHook || Variant::kHasQueryMod || Variant::kHasOutputMod;
 constexpr bool kHasVectorHook = Variant::kHasKeyMod || Variant::kHasValueMod;
+constexpr bool kHasBlockMap = Variant::kBlockMap.operand >= 0;
 constexpr int kRowBytes = panel_bytes(kHeadDim);
 constexpr int kRowBytesV = panel_bytes(kHeadDimV);
 using Type = Element<static_cast<ElementType>(Spec::kType)>;

@@ -127,7 +127,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   };
   // Makes it the present one.
   auto begin_item = [&](const HopperItem& next) {
-    tile = kHasBlockMap ? static_cast<int>(told >> 2) : next.first, last = next.last;
+    tile = kHasBlockMap ? tile_of_step(told) : next.first, last = next.last;
     full_begin = next.full_begin, full_end = next.full_end;
     const HopperItem& shared = s.items[turn % kItemSlots];
     scores = Scores::make(p, next.kv_head);
@@ -279,7 +279,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     for (int n = 0; n < kO; ++n) o[n] = 0.0f;
     clear_values(step);
     auto advance = [&](auto is_masked) {
-      tile = kHasBlockMap ? static_cast<int>(told >> 2) : tile - 1;
+      tile = kHasBlockMap ? tile_of_step(told) : tile - 1;
       modify(step + 1, tile);
       has_turn();
       multiply_qk(step + 1);
@@ -324,7 +324,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       return;
     }
     look_ahead(step + 1);
-    modify(step + 1, kHasBlockMap ? static_cast<int>(told >> 2) : next.first);
+    modify(step + 1, kHasBlockMap ? tile_of_step(told) : next.first);
     has_turn();
     multiply_qk(step + 1);
     multiply_pv(step);

@@ -19,7 +19,6 @@ constexpr int kPanels = kHeadDim / kPanel, kPanelsV = kHeadDimV / kPanel;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
 // Longer queries would not fit the registers beside the sums.
 constexpr bool kQueriesStay = kHeadDim > 128;  // in shared memory
-constexpr bool kHasBlockMap = Variant::kBlockMap.operand >= 0;
 static_assert(has_hopper_tiles(kHeadDim, kHeadDimV), "no such kernel");
 static_assert(Spec::kHopperRows <= kHopperRows && kHopper.box >= 8, "the plan's tiles must fit");
 using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;
@@ -48,6 +47,7 @@ constexpr uint32_t kIsMasked = 1, kIsLast = 2;  // of its item
 JAXINFER_DEVICE uint32_t encode_step(int tile, bool is_masked, bool is_last) {
   return static_cast<uint32_t>(tile) << 2 | (is_masked ? kIsMasked : 0) | (is_last ? kIsLast : 0);
 }
+JAXINFER_DEVICE int tile_of_step(uint32_t step) { return static_cast<int>(step >> 2); }
 
 constexpr int kItemSlots = 3;  // the consumers' item, the loader's, and one that is being found
 
