@@ -13,18 +13,20 @@ namespace jaxinfer {
 struct HopperScheduler {
   const HopperParams& params;
   HopperShared& s;
-  int index, end;  // of work items; of a plan of whole tiles: tickets
+  int index, end;  // of work items; of whole tiles: tickets
+  int first_item;  // that tickets are for
   bool is_whole;   // any CTA may take any item
 
   JAXINFER_DEVICE HopperScheduler make(const HopperParams& params, HopperShared& s) {
     const AttentionParams& p = params.p;
-    const int num_items = min64(max(p.header->num_items, 0), p.num_items);
+    const int all = min64(max(p.header->num_items, 0), p.num_items);
+    const int* indptr = p.cta_indptr + params.first_cta;
+    const int first = min(max(*indptr, 0), all), count = all - first;
     const bool is_whole = params.tickets != nullptr && p.header->is_whole == 1 &&
-                          num_items % params.num_head_groups == 0;
-    if (is_whole) return {params, s, static_cast<int>(blockIdx.x), num_items, true};
-    const int begin = max(p.cta_indptr[blockIdx.x], 0);
-    const int end = min64(p.cta_indptr[blockIdx.x + 1], num_items);
-    return {params, s, begin, end, false};
+                          count % params.num_head_groups == 0;
+    if (is_whole) return {params, s, static_cast<int>(blockIdx.x), count, first, true};
+    const int begin = max(indptr[blockIdx.x], 0), end = min(indptr[blockIdx.x + 1], all);
+    return {params, s, begin, end, 0, false};
   }
 
   __device__ __forceinline__ void run() {
@@ -136,7 +138,7 @@ struct HopperScheduler {
   __device__ __forceinline__ int item_of_ticket() const {
     const int heads = params.section_heads, tiles = end / params.num_head_groups;
     const int section = index / (tiles * heads), rest = index % (tiles * heads);
-    return (section * heads + rest % heads) * tiles + rest / heads;
+    return first_item + (section * heads + rest % heads) * tiles + rest / heads;
   }
 };
 

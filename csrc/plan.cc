@@ -3,6 +3,7 @@
 #include "csrc/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -62,12 +63,13 @@ int choose_tile_class(const PlanFacts& facts, int64_t q_len) {
   return c;
 }
 
-// Every row of 0 .. num_tokens is in exactly one tile. Tiles of a sequence go from its
-// last rows, which see the most keys, to its first.
-std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_lens,
-                                   const int32_t* kv_lens) {
-  std::vector<QueryTile> tiles;
-  tiles.reserve(facts.num_seqs + 1);
+// Every row of 0 .. num_tokens is in exactly one tile, of one of the bands. Tiles of a sequence
+// go from its last rows, which see the most keys, to its first.
+std::array<std::vector<QueryTile>, kBands> query_tiles(const PlanFacts& facts,
+                                                       const int32_t* cu_q_lens,
+                                                       const int32_t* kv_lens) {
+  std::array<std::vector<QueryTile>, kBands> bands;
+  bands[0].reserve(facts.num_seqs + 1);
   int begin = 0;  // cu_q_lens[0] counts as 0
   for (int seq = 0; seq < facts.num_seqs; ++seq) {
     const int offset = cu_q_lens != nullptr ? cu_q_lens[seq + 1] : seq + 1;
@@ -76,6 +78,7 @@ std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_l
     const int64_t kv_len = std::clamp(kv_lens[seq], 0, facts.max_kv_len);
     const int tile_class = choose_tile_class(facts, q_len);
     const int tokens = facts.tile_tokens(tile_class);
+    std::vector<QueryTile>& tiles = bands[band_of(tile_class)];
     for (int row = q_len == 0 ? -1 : (q_len - 1) / tokens * tokens; row >= 0; row -= tokens) {
       const int rows = std::min(tokens, q_len - row);
       const int64_t first_pos = kv_len - q_len + row;
@@ -88,14 +91,16 @@ std::vector<QueryTile> query_tiles(const PlanFacts& facts, const int32_t* cu_q_l
   for (int64_t next = begin; next < facts.num_tokens; next += facts.tile_tokens(largest)) {
     const int row = static_cast<int>(next);
     const int rows = std::min(facts.tile_tokens(largest), facts.num_tokens - row);
-    tiles.push_back(query_tile(facts, largest, row, rows, kPaddingRows, -1, {0, 0, 0}));
+    bands[band_of(largest)].push_back(
+        query_tile(facts, largest, row, rows, kPaddingRows, -1, {0, 0, 0}));
   }
-  return tiles;
+  return bands;
 }
 
-// How the cost axis (tiles one after the other, once per outer head group) is cut into
-// equal ranges. CTA = range * inner + head group.
+// How the cost axis of a band (its tiles one after the other, once per outer head group) is cut
+// into equal ranges. CTA = first_cta + range * inner + head group.
 struct Cut {
+  int first_cta;
   int outer, inner;
   int64_t total;
   int64_t num_ranges;
@@ -107,11 +112,11 @@ struct Cut {
   }
 };
 
-// Short tiles only (decode): the KV heads of a range sit on neighbouring CTAs, so that
-// whole token rows are read together. Otherwise heads are outermost, so that CTAs that
-// run at the same time share keys.
-Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
-  bool decode = true;
+// In the first band (decode) the KV heads of a range sit on neighbouring CTAs, so that whole token
+// rows are read together. In the second one heads are outermost, so that CTAs that run at the same
+// time share keys.
+Cut choose_cut(const PlanFacts& facts, int band, const std::vector<QueryTile>& tiles) {
+  const bool decode = band == 0;
   int64_t cost = 0, keys = 0, max_first_cost = 1, decode_rows = 1;
   int max_cost = 0;
   for (const QueryTile& tile : tiles) {
@@ -122,14 +127,13 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
     keys += tile.num_keys;
     max_first_cost = std::max<int64_t>(max_first_cost, tile.item_cost + tile.unit_cost);
     if (tile.item.row_mode == kPaddingRows) continue;
-    decode = decode && tile.item.tile_class == 0;
     const int64_t rows = static_cast<int64_t>(tile.item.num_rows) * facts.q_heads_per_kv_head();
     decode_rows = std::max(decode_rows, rows);
   }
   const int groups = facts.head_groups();
-  Cut cut{decode ? 1 : groups, decode ? groups : 1, 0, 0, false};
+  Cut cut{facts.first_cta(band), decode ? 1 : groups, decode ? groups : 1, 0, 0, false};
   cut.total = cost * cut.outer;
-  int64_t ranges = facts.num_ctas / cut.inner;
+  int64_t ranges = facts.band_ctas[band] / cut.inner;
   // Every range must hold a unit of every tile it crosses (parts are then consecutive), be
   // worth a CTA, and read far more keys than the partial results it may write; unless there
   // are so few keys that all that counts is how many tiles a CTA does one after the other.
@@ -141,7 +145,7 @@ Cut choose_cut(const PlanFacts& facts, const std::vector<QueryTile>& tiles) {
   }
   cut.num_ranges = std::max<int64_t>(ranges, 1);
   cut.is_whole = !decode && facts.whole_tiles_from > 0 && !facts.batch_invariant &&
-                 cut.total / facts.num_ctas / facts.whole_tiles_from >= max_cost;
+                 cut.total / facts.band_ctas[band] / facts.whole_tiles_from >= max_cost;
   return cut;
 }
 
@@ -176,22 +180,24 @@ WorkItem make_item(const PlanFacts& facts, const Piece& piece) {
 // Fills the sections of the buffer, CTA by CTA.
 class PlanWriter {
  public:
-  PlanWriter(const PlanFacts& facts, bool is_whole, int32_t* buffer)
+  PlanWriter(const PlanFacts& facts, int32_t* buffer)
       : facts_(facts),
         layout_(plan_layout(facts)),
         buffer_(buffer),
         items_(reinterpret_cast<WorkItem*>(buffer + layout_.items)),
         parts_(facts.head_groups()) {
-    header_.is_whole = is_whole;
     // Items are written at once; all other bytes start as zero.
     std::memset(buffer, 0, layout_.items * sizeof(int32_t));
     std::memset(buffer + layout_.merges, 0, (layout_.size - layout_.merges) * sizeof(int32_t));
   }
 
-  // Writes the items of one CTA; `inner` is added to the head groups of the pieces.
+  void set_whole() { header_.is_whole = 1; }
+
+  // Writes the items of one CTA, behind those before; `inner` is added to the head groups of the
+  // pieces.
   void write_cta(int cta, int inner, const std::vector<Piece>& pieces,
                  const std::vector<WorkItem>& items) {
-    buffer_[layout_.cta_indptr + cta] = header_.num_items;
+    start_ctas_to(cta);
     int64_t load = 0;
     for (size_t i = 0; i < pieces.size(); ++i) {
       const Piece& piece = pieces[i];
@@ -210,21 +216,27 @@ class PlanWriter {
       load += static_cast<int64_t>(piece.unit_end - piece.unit_begin) * piece.tile->unit_cost;
       if (piece.is_first()) load += piece.tile->item_cost;
     }
-    header_.num_ctas = cta + 1;
     header_.max_load =
         static_cast<int>(std::min<int64_t>(std::max<int64_t>(header_.max_load, load), kUnbounded));
   }
 
   void finish() {
-    for (int cta = header_.num_ctas; cta <= facts_.num_ctas; ++cta) {
-      buffer_[layout_.cta_indptr + cta] = header_.num_items;
-    }
+    const int used = header_.num_ctas;
+    start_ctas_to(facts_.num_ctas());
+    header_.num_ctas = used;
     std::memset(items_ + header_.num_items, 0,
                 (layout_.max_items - header_.num_items) * sizeof(WorkItem));
     std::memcpy(buffer_, &header_, sizeof(header_));
   }
 
  private:
+  // The items of this CTA begin here; the ones before it without any do as well.
+  void start_ctas_to(int cta) {
+    for (; header_.num_ctas <= cta; ++header_.num_ctas) {
+      buffer_[layout_.cta_indptr + header_.num_ctas] = header_.num_items;
+    }
+  }
+
   // The rows of a split tile, whose pieces are the items `parts`.
   void write_merge(std::vector<int>& parts) {
     const int begin = header_.num_parts;
@@ -248,13 +260,9 @@ class PlanWriter {
   std::vector<std::vector<int>> parts_;  // items of the tile being split, per head group
 };
 
-}  // namespace
-
-void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* kv_lens,
-               int32_t* buffer) {
-  const std::vector<QueryTile> tiles = query_tiles(facts, cu_q_lens, kv_lens);
-  const Cut cut = choose_cut(facts, tiles);
-  PlanWriter writer(facts, cut.is_whole, buffer);
+// Cuts the tiles of a band, of which there are some, and writes what each CTA gets.
+void plan_band(const PlanFacts& facts, const Cut& cut, const std::vector<QueryTile>& tiles,
+               PlanWriter& writer) {
   std::vector<Piece> pieces;    // of one range
   std::vector<WorkItem> items;  // theirs
   int64_t cost = 0;             // where the current unit starts on the cost axis
@@ -283,8 +291,23 @@ void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* 
       }
     }
     for (int inner = 0; inner < cut.inner; ++inner) {
-      writer.write_cta(static_cast<int>(range) * cut.inner + inner, inner, pieces, items);
+      const int cta = cut.first_cta + static_cast<int>(range) * cut.inner + inner;
+      writer.write_cta(cta, inner, pieces, items);
     }
+  }
+}
+
+}  // namespace
+
+void make_plan(const PlanFacts& facts, const int32_t* cu_q_lens, const int32_t* kv_lens,
+               int32_t* buffer) {
+  const auto bands = query_tiles(facts, cu_q_lens, kv_lens);
+  PlanWriter writer(facts, buffer);
+  for (int band = 0; band < kBands; ++band) {
+    if (bands[band].empty()) continue;
+    const Cut cut = choose_cut(facts, band, bands[band]);
+    if (cut.is_whole) writer.set_whole();
+    plan_band(facts, cut, bands[band], writer);
   }
   writer.finish();
 }

@@ -5,15 +5,15 @@
 // prefix sum, a search or a closed form here. Every CTA plans everything and writes its share of
 // the buffer, so that CTAs need not meet. Words and formulas are those of plan.cc.
 //
-//   1. tiles    rows of sequences -> tiles
+//   1. tiles    rows of sequences -> tiles, those of the second band numbered behind the others
 //   2. measure  every thread some tiles; prefix sums place them on the cost axis
-//   3. cut      number of ranges; range r starts at begin(r) = r * total / ranges
+//   3. cut      number of ranges of each band; its range r starts at begin(r) = r * total / ranges
 //   4. ranges   the first tile and unit of each, by a search; what comes before it, by counting
 //   5. write    a CTA the items of the CTA that has its index
 //
 // All of it runs once, in a few warps that wait for their own results: time is the number of
 // instructions in the way of the last store, branches above all. So it is compiled twice: for
-// plain batches (a row a sequence, as in decode, and sums below 2^30), and for all others.
+// plain batches (a row a sequence, as in decode, one band, and sums below 2^30), and for all others.
 #pragma once
 
 #include "csrc/plan_device.h"
@@ -101,32 +101,48 @@ JAXINFER_INLINE Counts count_of(int num_units) {
 JAXINFER_INLINE int pieces_of(Counts counts) { return static_cast<int>(counts); }
 JAXINFER_INLINE int splits_of(Counts counts) { return static_cast<int>(counts >> 32); }
 
+// Tiles, and how they are cut; the second one's come behind those of the first.
+template <typename Cost>
+struct Band {
+  int first_tile = 0, num_tiles = 0;
+  Cost first_cost = 0, cost = 0;  // of all tiles before, and of its own
+  Counts counts = 0;
+  int first_range = 0, num_ranges = 0;
+  Cost range_cost = 1;  // range_cost * num_ranges + remainder = its cost, once a group outside
+  int remainder = 0;
+  Divisor by_num_ranges{};
+
+  // On its own cost axis.
+  __device__ __forceinline__ Cost begin(int range) const {
+    // Below 2^24: remainder < num_ranges <= 2^12.
+    const int r = range - first_range;
+    return range_cost * r + divide(remainder * r, by_num_ranges);
+  }
+};
+
 // Costs are an int in a plain batch only.
 template <typename Cost>
 struct Planner {
   static constexpr bool kPlain = sizeof(Cost) == 4;
 
   const MakePlanParams& p;
-  int num_rows = 0;  // of sequences, in a plain batch; the others are padding
-  // All tiles.
-  int num_tiles = 0;
-  Cost cost = 0;
-  Counts counts = 0;
-  // The cut.
-  int outer = 1, inner = 1, num_ranges = 1;
-  bool is_whole = false;  // ranges begin where tiles do
-  Cost range_cost = 1;    // range_cost * num_ranges + remainder = cost * outer
-  int remainder = 0;
-  Divisor by_num_ranges{};
+  int num_rows = 0;   // of sequences, in a plain batch; the others are padding
+  int num_tiles = 0;  // of both bands
+  int num_ranges = 0;
+  Band<Cost> bands[kPlain ? 1 : kBands];
+  bool is_whole = false;  // ranges of the second band begin where tiles do
 
   __device__ __forceinline__ bool is_invariant() const { return !kPlain && p.batch_invariant; }
   // Threads that may have tiles.
   __device__ __forceinline__ int num_threads() const {
     return lower(static_cast<int>(blockDim.x), num_tiles);
   }
-  __device__ __forceinline__ Cost begin(int range) const {
-    // Below 2^24: remainder < num_ranges <= 2^12.
-    return range_cost * range + divide(remainder * range, by_num_ranges);
+  __device__ __forceinline__ int band_of_tile(int tile) const {
+    return !kPlain && tile >= bands[0].num_tiles;
+  }
+  // Where all ranges end counts as the last band's.
+  __device__ __forceinline__ int band_of_range(int range) const {
+    return !kPlain && range >= bands[0].num_ranges && num_tiles > bands[0].num_tiles;
   }
 };
 
@@ -161,8 +177,15 @@ JAXINFER_INLINE T join_before(T x, Join join, T* all) {
 
 // The rows of a sequence, and its tiles. Sequence num_seqs stands for the padding rows.
 struct Seq {
-  int index, begin, q_len, kv_len, tile_class;
-  int first_tile, num_tiles;
+  int index, begin, q_len, kv_len, tile_class, num_tiles;
+  int short_tiles, long_tiles;  // of the bands, before its own; the long ones behind all short
+
+  __device__ __forceinline__ int first_tile() const {
+    return band_of(tile_class) == 0 ? short_tiles : long_tiles;
+  }
+  __device__ __forceinline__ bool has_tile(int band, int tile) const {
+    return band == band_of(tile_class) && tile < first_tile() + num_tiles;
+  }
 };
 static_assert(sizeof(Seq) <= kPlanSeqBytes, "");
 
@@ -183,8 +206,13 @@ JAXINFER_INLINE Seq next_seq(const MakePlanParams& p, const Seq& s) {
   // The smallest class that holds the rows, else the largest.
   int c = is_padding ? p.last_class : 0;
   while (c < p.last_class && q_len > p.tiles[c].tokens) ++c;
-  const int first_tile = s.first_tile + s.num_tiles, num_tiles = num_tiles_of(p, q_len, c);
-  return {index, begin, q_len, is_padding ? 0 : p.kv_lens[index], c, first_tile, num_tiles};
+  const bool was_short = band_of(s.tile_class) == 0;
+  const int short_tiles = s.short_tiles + (was_short ? s.num_tiles : 0);
+  const int long_tiles = s.long_tiles + (was_short ? 0 : s.num_tiles);
+  return {index,      begin,
+          q_len,      is_padding ? 0 : p.kv_lens[index],
+          c,          num_tiles_of(p, q_len, c),
+          short_tiles, long_tiles};
 }
 
 // What is before every thread's sequences, as a sequence without tiles.
@@ -195,11 +223,20 @@ JAXINFER_INLINE void count_tiles(Planner<int64_t>& planner) {
 #pragma unroll 1
   for (int i = first; i < last && i < p.num_seqs; ++i) row = end_of(p, i, row);
   row = join_before<0>(row, [](int a, int b) { return upper(a, b); }, &rows);
-  Seq before{first - 1, row, 0, 0, 0, 0, 0}, s = before;
+  Seq before{first - 1, row, 0, 0, 0, 0, 0, 0}, s = before;
+  uint64_t own = 0, all;  // tiles, the long ones above the others
 #pragma unroll 1
-  for (int i = first; i < last && i <= p.num_seqs; ++i) s = next_seq(p, s);
-  const int tiles = s.first_tile + s.num_tiles;
-  before.first_tile = join_before<1>(tiles, [](int a, int b) { return a + b; }, &planner.num_tiles);
+  for (int i = first; i < last && i <= p.num_seqs; ++i) {
+    s = next_seq(p, s);
+    own += static_cast<uint64_t>(s.num_tiles) << 32 * band_of(s.tile_class);
+  }
+  own = join_before<1>(own, [](uint64_t a, uint64_t b) { return a + b; }, &all);
+  const int num_short = static_cast<int>(all), num_long = static_cast<int>(all >> 32);
+  planner.num_tiles = num_short + num_long;
+  planner.bands[0].num_tiles = planner.bands[1].first_tile = num_short;
+  planner.bands[1].num_tiles = num_long;
+  before.short_tiles = static_cast<int>(own);
+  before.long_tiles = num_short + static_cast<int>(own >> 32);
   shared_at<Seq>(p.at.seqs)[threadIdx.x] = before;
   __syncthreads();
 }
@@ -207,7 +244,10 @@ JAXINFER_INLINE void count_tiles(Planner<int64_t>& planner) {
 // A sequence that is not behind that of the tile.
 JAXINFER_INLINE Seq find_seq(const Planner<int64_t>& planner, int tile) {
   const Seq* seqs = shared_at<Seq>(planner.p.at.seqs);
-  return seqs[last_of(blockDim.x, [&](int i) { return seqs[i].first_tile <= tile; })];
+  const bool is_short = planner.band_of_tile(tile) == 0;
+  return seqs[last_of(blockDim.x, [&](int i) {
+    return (is_short ? seqs[i].short_tiles : seqs[i].long_tiles) <= tile;
+  })];
 }
 JAXINFER_INLINE Seq find_seq(const Planner<int>&, int) { return {}; }
 
@@ -222,15 +262,18 @@ JAXINFER_INLINE Lengths lengths_of(const MakePlanParams& p, int seq) {
 
 // From there to the sequence of the tile; its lengths are given in a plain batch.
 JAXINFER_INLINE void seek(const Planner<int64_t>& planner, Seq& s, int tile, Lengths) {
+  const int band = planner.band_of_tile(tile);
+  // The long tiles begin with the first sequences again.
+  if (tile == planner.bands[1].first_tile) s = find_seq(planner, tile);
 #pragma unroll 1
-  while (tile >= s.first_tile + s.num_tiles) s = next_seq(planner.p, s);
+  while (!s.has_tile(band, tile)) s = next_seq(planner.p, s);
 }
 JAXINFER_INLINE void seek(const Planner<int>& planner, Seq& s, int tile, Lengths lengths) {
   const MakePlanParams& p = planner.p;
   const int num_rows = planner.num_rows;
   s = tile < num_rows
-          ? Seq{tile, tile, 1, lengths.kv_len, 0, tile, 1}
-          : Seq{p.num_seqs, num_rows, p.num_tokens - num_rows, 0, p.last_class, num_rows, 0};
+          ? Seq{tile, tile, 1, lengths.kv_len, 0, 1, tile, 0}
+          : Seq{p.num_seqs, num_rows, p.num_tokens - num_rows, 0, 0, 0, num_rows, 0};
 }
 
 struct Tile {
@@ -241,7 +284,7 @@ struct Tile {
 // Tile `index` is one of the sequence's: its last rows come first. Padding rows ascend.
 JAXINFER_INLINE Tile make_tile(const MakePlanParams& p, const Seq& s, int index) {
   const auto& shape = p.tiles[s.tile_class];
-  const int place = index - s.first_tile;
+  const int place = index - s.first_tile();
   const int row = (s.index >= p.num_seqs ? place : s.num_tiles - 1 - place) * shape.tokens;
   Tile tile;
   tile.row_begin = s.begin + row;
@@ -262,15 +305,19 @@ JAXINFER_INLINE Tile make_tile(const MakePlanParams& p, const Seq& s, int index)
 
 // ---- 2. measure --------------------------------------------------------------------------------
 
-// Of tiles before some point. `longest` is the greatest class, with the most rows of its tiles.
+// Of tiles before some point.
 template <typename Cost>
 struct alignas(16) TileSums {
-  Cost cost, keys;
-  int max_first_cost, longest;  // the first unit of a tile counts with item_cost
+  Cost cost, keys;        // keys of short tiles
+  int max_first_cost;     // of short tiles; the first unit of a tile counts with item_cost
+  int most_rows;          // of a short tile of a sequence
+  int max_first_of_long;  // and the others of no use in a plain batch
+  int max_cost;           // of a long tile
   Counts counts;
-  int max_cost;  // of a tile; of no use in a plain batch
+  Cost cost_of_long;
+  Counts counts_of_long;
 };
-constexpr int kRowsBits = 17, kNotPlain = 1 << 30;
+constexpr int kNotPlain = 1 << 30;
 
 // Costs before every thread's tiles. `lengths` are those of its first one, if the batch is plain.
 template <typename Cost>
@@ -287,19 +334,26 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       seek(planner, seq, tile_index, lengths);
       const Tile tile = make_tile(p, seq, tile_index);
       const auto& shape = p.tiles[seq.tile_class];
-      own.cost += shape.item_cost + static_cast<Cost>(tile.num_units) * shape.unit_cost;
-      const int whole = whole_tile_cost(seq.tile_class < p.last_class, shape.item_cost,
-                                        shape.unit_cost, tile.num_units);
-      if (!kPlain) own.max_cost = upper(own.max_cost, whole);
-      own.keys += tile.num_keys;
-      own.max_first_cost = upper(own.max_first_cost, shape.item_cost + shape.unit_cost);
-      if (seq.index < p.num_seqs)
-        own.longest = upper(own.longest, (seq.tile_class << kRowsBits) + tile.num_rows);
+      const int first_cost = shape.item_cost + shape.unit_cost;
+      const Cost cost = shape.item_cost + static_cast<Cost>(tile.num_units) * shape.unit_cost;
+      own.cost += cost;
       own.counts += count_of(tile.num_units);
+      if (kPlain || band_of(seq.tile_class) == 0) {
+        own.keys += tile.num_keys;
+        own.max_first_cost = upper(own.max_first_cost, first_cost);
+        if (seq.index < p.num_seqs) own.most_rows = upper(own.most_rows, tile.num_rows);
+      } else {
+        own.cost_of_long += cost;
+        own.counts_of_long += count_of(tile.num_units);
+        own.max_first_of_long = upper(own.max_first_of_long, first_cost);
+        own.max_cost =
+            upper(own.max_cost, whole_tile_cost(seq.tile_class < p.last_class, shape.item_cost,
+                                                shape.unit_cost, tile.num_units));
+      }
     }
     if (kPlain && p.cu_q_lens != nullptr && tile_index < p.num_seqs &&
         lengths.end != lower(tile_index + 1, planner.num_rows)) {
-      own.longest = kNotPlain;
+      own.most_rows = kNotPlain;
     }
     if (tile_index++ == last) break;
     if (kPlain) lengths = lengths_of(p, tile_index);
@@ -309,8 +363,13 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
   warp.cost = join_to_lane(own.cost, add);
   warp.keys = join_to_lane(own.keys, add);
   warp.max_first_cost = __reduce_max_sync(kAllLanes, own.max_first_cost);
-  warp.longest = __reduce_max_sync(kAllLanes, own.longest);
-  if (!kPlain) warp.max_cost = __reduce_max_sync(kAllLanes, own.max_cost);
+  warp.most_rows = __reduce_max_sync(kAllLanes, own.most_rows);
+  if (!kPlain) {
+    warp.max_first_of_long = __reduce_max_sync(kAllLanes, own.max_first_of_long);
+    warp.max_cost = __reduce_max_sync(kAllLanes, own.max_cost);
+    warp.cost_of_long = join_to_lane(own.cost_of_long, add);
+    if (planner.is_invariant()) warp.counts_of_long = join_to_lane(own.counts_of_long, add);
+  }
   if (planner.is_invariant()) warp.counts = join_to_lane(own.counts, add);
   const TileSums<Cost>* warps = exchange<0>(warp);
   Cost before = warp.cost - own.cost;
@@ -326,59 +385,74 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       sums.cost += other.cost;
       sums.keys += other.keys;
       sums.max_first_cost = upper(sums.max_first_cost, other.max_first_cost);
-      sums.longest = upper(sums.longest, other.longest);
-      if (!kPlain) sums.max_cost = upper(sums.max_cost, other.max_cost);
+      sums.most_rows = upper(sums.most_rows, other.most_rows);
       sums.counts += other.counts;
+      if (kPlain) continue;
+      sums.max_first_of_long = upper(sums.max_first_of_long, other.max_first_of_long);
+      sums.max_cost = upper(sums.max_cost, other.max_cost);
+      sums.cost_of_long += other.cost_of_long;
+      sums.counts_of_long += other.counts_of_long;
     }
   } while (w < static_cast<int>(blockDim.x / 32));
   Cost* costs = shared_at<Cost>(p.at.costs);
   costs[threadIdx.x] = before;
   if (threadIdx.x == blockDim.x - 1) costs[blockDim.x] = sums.cost;
   if (planner.is_invariant()) shared_at<Counts>(p.at.counts)[threadIdx.x] = counts_before;
-  planner.cost = sums.cost;
-  planner.counts = sums.counts;
+  auto& first = planner.bands[0];
+  first.cost = sums.cost - sums.cost_of_long;
+  first.counts = sums.counts - sums.counts_of_long;
+  if constexpr (!kPlain) {
+    auto& second = planner.bands[1];
+    second.first_cost = first.cost, second.cost = sums.cost_of_long;
+    second.counts = sums.counts_of_long;
+  }
   __syncthreads();
   return sums;
 }
 
 // ---- 3. cut ------------------------------------------------------------------------------------
 
-template <typename Cost>
+template <int kBand, typename Cost>
 JAXINFER_INLINE void choose_cut(Planner<Cost>& planner, const TileSums<Cost>& sums) {
   const MakePlanParams& p = planner.p;
-  constexpr bool kPlain = Planner<Cost>::kPlain;
-  const bool has_prefill = !kPlain && sums.longest >> kRowsBits > 0;
-  const int rows = kPlain || has_prefill ? 1 : upper(sums.longest, 1);
-  planner.outer = has_prefill ? p.head_groups : 1;
-  planner.inner = has_prefill ? 1 : p.head_groups;
-  const auto total = sums.cost * planner.outer;
-  planner.is_whole = has_prefill && p.whole_tiles_from > 0 &&
-                     quotient(quotient(total, p.num_ctas), p.whole_tiles_from) >= sums.max_cost;
+  Band<Cost>& band = planner.bands[kBand];
+  band.first_range = planner.num_ranges;
+  if (band.num_tiles == 0) return;
+  constexpr bool kShort = kBand == 0;
+  const int rows = kShort && !planner.kPlain ? upper(sums.most_rows, 1) : 1;
+  const auto total = band.cost * (kShort ? 1 : p.head_groups);
+  if (!kShort) {
+    planner.is_whole = p.whole_tiles_from > 0 &&
+                       quotient(quotient(total, p.num_ctas - p.first_cta), p.whole_tiles_from) >=
+                           sums.max_cost;
+  }
   // Mostly there is enough work for all CTAs, which no division is needed to see.
-  int ranges = p.most_ranges[has_prefill];
-  Divisor by = p.by_most_ranges[has_prefill];
-  const int64_t cost_of_range = upper(sums.max_first_cost, p.min_cost);
+  int ranges = p.most_ranges[kBand];
+  Divisor by = p.by_most_ranges[kBand];
+  const int64_t cost_of_range =
+      upper(kShort ? sums.max_first_cost : sums.max_first_of_long, p.min_cost);
   const bool is_little = total < cost_of_range * ranges;
   const bool has_few_keys =
-      !has_prefill & (sums.keys < p.enough_keys * rows) & (planner.num_tiles < ranges);
+      kShort && (sums.keys < p.enough_keys * rows) & (band.num_tiles < ranges);
   if (is_little | has_few_keys) {
     int64_t fewer = lower<int64_t>(ranges, quotient(total, cost_of_range));
-    if (!has_prefill) {
+    if (kShort) {
       const int64_t worth = quotient(sums.keys, p.min_keys * rows);
-      fewer = lower(fewer, upper<int64_t>(worth, planner.num_tiles));
+      fewer = lower(fewer, upper<int64_t>(worth, band.num_tiles));
     }
     ranges = upper(static_cast<int>(fewer), 1);
     by = divisor_of_ranges(ranges);
   }
-  planner.num_ranges = ranges;
-  planner.by_num_ranges = by;
-  planner.range_cost = divide(total, by, ranges);
-  planner.remainder = static_cast<int>(total - planner.range_cost * ranges);
+  band.num_ranges = ranges;
+  band.by_num_ranges = by;
+  band.range_cost = divide(total, by, ranges);
+  band.remainder = static_cast<int>(total - band.range_cost * ranges);
+  planner.num_ranges += ranges;
 }
 
 // ---- 4. ranges ---------------------------------------------------------------------------------
 
-// A range of the cost axis. In shared memory it is four words, which change their meaning:
+// A range of a band's cost axis. In shared memory it is four words, which change their meaning:
 //   find_ranges()   first tile, all outer heads counted on | start behind the cut | unit | 0
 //   count_pieces()  pieces | cuts, splits | unit | first, last
 //   batch-invariant, at once  pieces | start behind the cut | splits | parts
@@ -416,15 +490,17 @@ JAXINFER_INLINE void find_ranges(const Planner<Cost>& planner) {
   // The end of the last range is found like the others.
 #pragma unroll 1
   for (int r = threadIdx.x; r <= planner.num_ranges; r += blockDim.x) {
-    Cost cost = planner.begin(r);
+    const int band_index = planner.band_of_range(r);
+    const Band<Cost>& band = planner.bands[band_index];
+    Cost cost = band.begin(r);
     int group = 0;
-    if (!kPlain && planner.outer > 1) {
-      group = static_cast<int>(quotient(cost, planner.cost));
-      cost -= group * planner.cost;
+    if (!kPlain && band_index == 1) {
+      group = static_cast<int>(quotient(cost, band.cost));
+      cost += band.first_cost - group * band.cost;
     }
     const int thread = last_of(planner.num_threads(), [&](int i) { return costs[i] <= cost; });
     int tile = thread * p.tiles_per_thread;
-    int tile_class = tile < planner.num_rows ? 0 : p.last_class;
+    int tile_class = 0;
     Cost begin = costs[thread], end = costs[thread + 1];
     Counts before = planner.is_invariant() ? counts[thread] : 0;
     if (!kPlain || p.tiles_per_thread > 1) {
@@ -446,17 +522,17 @@ JAXINFER_INLINE void find_ranges(const Planner<Cost>& planner) {
     const Cost behind = upper<Cost>(cost - begin - 1 - shape.item_cost, 0);
     int unit = divide(behind, shape.by_unit_cost, shape.unit_cost) + is_inside;
     begin += (is_inside ? shape.item_cost : 0) + static_cast<Cost>(unit) * shape.unit_cost;
-    if (planner.is_whole && is_inside) begin = end;
+    if (planner.is_whole && band_index == 1 && is_inside) begin = end;
     const int skipped = static_cast<int>(begin - cost);
     if (begin == end) {  // it begins with the next tile
       before += count_of(unit);
       tile = lower(tile + 1, planner.num_tiles);
       unit = 0;
     }
-    tile += group * planner.num_tiles;
+    tile += group * band.num_tiles;
     Bytes16 range = words(tile, skipped, unit, 0);
     if (planner.is_invariant()) {
-      before += group * planner.counts;
+      before += group * band.counts;
       // Tiles that are not split have one piece each.
       const int pieces = pieces_of(before), splits = splits_of(before);
       range = words(pieces + unit, skipped, splits, pieces - (tile - splits));
@@ -481,7 +557,8 @@ JAXINFER_INLINE void count_pieces(const Planner<Cost>& planner) {
     const Bytes16 before = ranges[upper(r - 1, 0)], range = ranges[r], next = ranges[r + 1];
     if (r < num_ranges) {
       const int skipped = static_cast<int>(next.y - range.y);
-      max_load = upper(max_load, planner.begin(r + 1) - planner.begin(r) + skipped);
+      const Band<Cost>& band = planner.bands[planner.band_of_range(r)];
+      max_load = upper(max_load, band.begin(r + 1) - band.begin(r) + skipped);
     }
     if (planner.is_invariant()) continue;
     const int tile = range.x, unit = range.z;
@@ -523,35 +600,46 @@ JAXINFER_INLINE void store_whole(int32_t* to, const T& value) {
   }
 }
 
-// Where something of inner head group i goes that is `rank`-th of its kind in the order of
-// the tiles: kinds are written range by range, head group by head group.
-JAXINFER_INLINE int by_range(int before, int before_next, int inner, int i, int rank) {
-  return inner * before + i * (before_next - before) + rank - before;
-}
+// A CTA of the plan, and what it is about.
+struct PlannedCta {
+  int index, band, range;
+  int head_group;  // inside the range: of the first band
+  int inner;       // head groups inside
 
-// The item of a piece of range r, for inner head group i.
+  // Where something goes that is `rank`-th of its kind in the order of the tiles: kinds are written
+  // range by range, head group by head group. `short_ones`: of the kind, in the first band.
+  __device__ __forceinline__ int place(int before, int before_next, int rank,
+                                       int short_ones) const {
+    if (band == 1) return short_ones * (inner - 1) + rank;
+    return inner * before + head_group * (before_next - before) + rank - before;
+  }
+};
+
+// The item of a piece of the CTA's range.
 template <typename Cost>
-JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range& range,
-                                const Range& next, int piece, int i) {
+JAXINFER_INLINE void write_item(const Planner<Cost>& planner, const PlannedCta& cta,
+                                const Range& range, const Range& next, const Range& second,
+                                int piece) {
   const MakePlanParams& p = planner.p;
   constexpr bool kPlain = Planner<Cost>::kPlain;
-  const int inner = planner.inner;
+  const Band<Cost>& band = planner.bands[cta.band];
+  const bool is_long = !kPlain && cta.band == 1;
   const bool is_invariant = planner.is_invariant();
   // The tile, and which of its units.
   int group = 0, tile_index = piece - range.cuts, rest = piece;
   Counts before = 0;
   if (is_invariant) {
-    const int pieces = pieces_of(planner.counts);
-    if (planner.outer > 1) group = static_cast<int>(quotient(piece, pieces));
+    const int pieces = pieces_of(band.counts);
+    if (is_long) group = static_cast<int>(quotient(piece - second.pieces, pieces));
     rest -= group * pieces;
     const Counts* counts = shared_at<Counts>(p.at.counts);
     const int thread =
         last_of(planner.num_threads(), [&](int i) { return pieces_of(counts[i]) <= rest; });
     tile_index = thread * p.tiles_per_thread;
     before = counts[thread];
-  } else if (!kPlain && planner.outer > 1) {
-    group = static_cast<int>(quotient(tile_index, planner.num_tiles));
-    tile_index -= group * planner.num_tiles;
+  } else if (is_long) {
+    group = static_cast<int>(quotient(tile_index - band.first_tile, band.num_tiles));
+    tile_index -= group * band.num_tiles;
   }
   Seq seq = find_seq(planner, tile_index);
   Tile tile;
@@ -567,7 +655,7 @@ JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range
   if (is_invariant) unit_begin = rest - pieces_of(before), unit_end = unit_begin + 1;
   const bool is_first = unit_begin == 0, is_last = unit_end == tile.num_units;
 
-  const int index = by_range(range.pieces, next.pieces, inner, i, piece);
+  const int index = cta.place(range.pieces, next.pieces, piece, second.pieces);
   const int unit_keys = p.tiles[seq.tile_class].unit_keys;
   const bool is_padding = seq.index >= p.num_seqs;
   WorkItem item{};
@@ -576,7 +664,7 @@ JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range
   item.num_rows = tile.num_rows;
   item.row_mode = is_padding ? kPaddingRows : kRowsOfOneSeq;
   item.seq = is_padding ? -1 : seq.index;
-  item.kv_head_begin = (group + i) * p.kv_heads_per_item;
+  item.kv_head_begin = (group + cta.head_group) * p.kv_heads_per_item;
   item.num_kv_heads = p.kv_heads_per_item;
   item.key_begin = is_first ? kOpen : (tile.first_unit + unit_begin) * unit_keys;
   item.key_end = is_last ? kOpen : (tile.first_unit + unit_end) * unit_keys;
@@ -586,10 +674,10 @@ JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range
   if (!is_first || !is_last) {
     // The piece among those of its tile, and the tile among those that are split.
     const Range cut = is_first ? next : range;
-    int place = r - cut.first, last_range = range_at(planner, cut.first).last;
+    int place = cta.range - cut.first, last_range = range_at(planner, cut.first).last;
     int num_pieces = last_range - cut.first + 1;
     int merge = cut.splits, parts = cut.parts;
-    item.partial = 2 * (r * inner + i) + is_first;
+    item.partial = 2 * cta.index + is_first;
     if (is_invariant) {
       place = unit_begin, num_pieces = tile.num_units;
       const int last_piece = piece - place + num_pieces - 1;
@@ -597,13 +685,13 @@ JAXINFER_INLINE void write_item(const Planner<Cost>& planner, int r, const Range
       last_range = last_of(planner.num_ranges, [&](int other) {
         return static_cast<int>(ranges[other].x) <= last_piece;
       });
-      merge = splits_of(group * planner.counts + before);
-      parts = piece - place - (group * planner.num_tiles + tile_index - merge);
+      merge = splits_of(group * band.counts + before);
+      parts = piece - place - (group * band.num_tiles + tile_index - merge);
       item.partial = index;
     }
     const Range last = range_at(planner, last_range), after = range_at(planner, last_range + 1);
-    merge = by_range(last.splits, after.splits, inner, i, merge);
-    parts = by_range(last.parts, after.parts, inner, i, parts);
+    merge = cta.place(last.splits, after.splits, merge, second.splits);
+    parts = cta.place(last.parts, after.parts, parts, second.parts);
     item.merge = merge;
     p.buffer[p.parts + parts + place] = item.partial;
     if (is_last) {
@@ -622,29 +710,45 @@ template <typename Cost>
 JAXINFER_INLINE void write_plan(const Planner<Cost>& planner) {
   const MakePlanParams& p = planner.p;
   constexpr bool kPlain = Planner<Cost>::kPlain;
-  const int inner = planner.inner, num_ctas = planner.num_ranges * inner;
-  const int last_thread = blockDim.x - 1;
+  const int inner = p.head_groups, last_thread = blockDim.x - 1;
+  // CTAs in use: of the first band, and up to the last.
+  const int short_ctas = planner.bands[0].num_ranges * inner;
+  const int long_ranges = planner.num_ranges - planner.bands[0].num_ranges;
+  const int num_ctas = kPlain || long_ranges == 0 ? short_ctas : p.first_cta + long_ranges;
+  const Range second = range_at(planner, planner.bands[0].num_ranges);
 #pragma unroll 1
   for (int cta = blockIdx.x; cta < num_ctas; cta += gridDim.x) {
-    const int r = kPlain || inner > 1 ? divide(cta, p.by_head_groups) : cta, i = cta - r * inner;
-    const Range range = range_at(planner, r), next = range_at(planner, r + 1);
+    PlannedCta at{cta, 0, 0, 0, inner};
+    if (kPlain || cta < short_ctas) {
+      at.range = divide(cta, p.by_head_groups);
+      at.head_group = cta - at.range * inner;
+    } else {
+      if (cta < p.first_cta) continue;
+      at.band = 1, at.range = planner.bands[0].num_ranges + cta - p.first_cta;
+    }
+    const Range range = range_at(planner, at.range), next = range_at(planner, at.range + 1);
 #pragma unroll 1
     for (int piece = range.pieces + threadIdx.x; piece < next.pieces; piece += blockDim.x) {
-      write_item(planner, r, range, next, piece, i);
+      write_item(planner, at, range, next, second, piece);
     }
     if (threadIdx.x == last_thread) {
-      const int begin = by_range(range.pieces, next.pieces, inner, i, range.pieces);
+      const int begin = at.place(range.pieces, next.pieces, range.pieces, second.pieces);
       p.buffer[p.cta_indptr + cta] = begin;
     }
   }
   if (warp_index() < last_thread / 32) return;
   const Range end = range_at(planner, planner.num_ranges);
-  const int num_items = end.pieces * inner, num_merges = end.splits * inner;
-  const int num_parts = end.parts * inner;
+  // Once for every head group inside, and those of the second band as they are.
+  const auto count = [&](int all, int of_first) { return all + of_first * (inner - 1); };
+  const int num_items = count(end.pieces, second.pieces);
+  const int num_merges = count(end.splits, second.splits);
+  const int num_parts = count(end.parts, second.parts);
   const int lane = blockIdx.x * 32 + lane_index(), lanes = gridDim.x * 32;
 #pragma unroll 1
-  for (int cta = num_ctas + lane; cta < p.items - p.cta_indptr; cta += lanes) {
-    p.buffer[p.cta_indptr + cta] = cta <= p.num_ctas ? num_items : 0;
+  for (int cta = short_ctas + lane; cta < p.items - p.cta_indptr; cta += lanes) {
+    if (!kPlain && cta >= p.first_cta && cta < num_ctas) continue;
+    const int begin = cta < p.first_cta ? second.pieces * inner : num_items;
+    p.buffer[p.cta_indptr + cta] = cta <= p.num_ctas ? begin : 0;
   }
   // Zeros where nothing is, 16 bytes at a time: behind the items, the merges and the parts.
   const int items = p.items + num_items * 16, merges = p.merges + num_merges * 8;
@@ -671,13 +775,15 @@ JAXINFER_INLINE bool plan_batch(const MakePlanParams& p, Lengths lengths) {
     planner.num_rows = p.cu_q_lens == nullptr ? lower(p.num_seqs, p.num_tokens)
                                               : clamp_to(p.cu_q_lens[p.num_seqs], 0, p.num_tokens);
     const int padding = num_tiles_of(p, p.num_tokens - planner.num_rows, p.last_class);
-    planner.num_tiles = planner.num_rows + padding;
+    if (band_of(p.last_class) == 1 && padding > 0) return false;
+    planner.num_tiles = planner.bands[0].num_tiles = planner.num_rows + padding;
   } else {
     count_tiles(planner);
   }
   const auto sums = measure(planner, lengths);
-  if (planner.kPlain && sums.longest == kNotPlain) return false;
-  choose_cut(planner, sums);
+  if (planner.kPlain && sums.most_rows == kNotPlain) return false;
+  choose_cut<0>(planner, sums);
+  if constexpr (!planner.kPlain) choose_cut<1>(planner, sums);
   find_ranges(planner);
   if (warp_index() == 0) count_pieces(planner);
   __syncthreads();

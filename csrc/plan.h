@@ -10,6 +10,7 @@
 namespace jaxinfer {
 
 constexpr int kMaxTileClasses = 4;
+constexpr int kBands = 2;
 constexpr int kUnbounded = 0x7fffffff;
 
 // How one kind of query tile is computed. Costs are integers so that every planner,
@@ -20,6 +21,10 @@ struct TileClass {
   int cost;       // cost of `keys` keys
   int item_cost;  // cost of a tile besides its keys
 };
+
+// The tiles of the first class (decode), and those of all others (prefill), are cut apart, each
+// kind over a band of CTAs of its own: they want other orders, and may be other kernels' work.
+constexpr int band_of(int tile_class) { return tile_class > 0 ? 1 : 0; }
 
 // Everything about a plan that is known before the lengths are. Decoded from one
 // int32 array, field by field in this order; PlanFacts.encode() in Python writes it.
@@ -32,17 +37,20 @@ struct PlanFacts {
   int is_causal;
   int window_left;   // kUnbounded: none
   int window_right;  // kUnbounded: none
-  int num_ctas;
+  int band_ctas[kBands];  // CTAs of the bands, one behind the other
   int kv_heads_per_item;
   int min_cost;          // least cost worth a CTA of its own
   int min_keys_per_row;  // fewest keys per packed decode row worth one: bounds partials
   int batch_invariant;   // 0 or 1
   int split_keys;        // chunk of the batch-invariant mode
-  int ctas_per_sm;       // of the CUDA kernel; num_ctas counts them all
-  int whole_tiles_from;  // a CTA's share in longest tiles, from which on none is split; 0: never
+  int ctas_per_sm;       // of the CUDA kernel of the first band; band_ctas counts them all
+  int whole_tiles_from;  // a CTA's share in longest tiles, from which on none of the second band
+                         // is split; 0: never
   int num_tile_classes;
   TileClass tile_classes[kMaxTileClasses];
 
+  int num_ctas() const { return band_ctas[0] + band_ctas[1]; }
+  int first_cta(int band) const { return band > 0 ? band_ctas[0] : 0; }
   int q_heads_per_kv_head() const { return num_q_heads / num_kv_heads; }
   int head_groups() const { return num_kv_heads / kv_heads_per_item; }
   int tile_tokens(int tile_class) const {
@@ -56,7 +64,7 @@ struct PlanFacts {
 };
 
 // What a tile that is not split costs a CTA, to compare with its share. Too much if it is short:
-// those are balanced by splitting them, whatever stands beside them.
+// those are balanced by splitting them.
 constexpr int whole_tile_cost(bool is_short, int item_cost, int unit_cost, int num_units) {
   constexpr int kMost = 1 << 30;
   const int64_t cost = item_cost + int64_t{unit_cost} * num_units;

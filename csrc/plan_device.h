@@ -14,7 +14,7 @@ constexpr int kMostPlannedCtas = 4096;
 // More would leave a thread too few registers. There is always a multiple of 128.
 constexpr int kMostPlanThreads = 512;
 // Shared memory for what a thread keeps of a sequence, and for what a warp tells the others.
-constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 48;
+constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 64;
 
 // Divides numbers from 0 to 2^31 - 1 by a multiplication.
 struct Divisor {
@@ -49,15 +49,15 @@ struct MakePlanParams {
     int costs, counts, seqs;  // what is before those of every thread
     int ranges, end;
   } at;  // in shared memory, bytes
-  // The cut, if heads are inside (0) or outside (1).
-  int most_ranges[2];
-  Divisor by_most_ranges[2];
+  // The cuts: heads are inside in the first band, and outside in the second.
+  int most_ranges[kBands];
+  Divisor by_most_ranges[kBands];
   int min_cost;
   int64_t min_keys, enough_keys;  // of a range, and of most_ranges[0]; per row of the longest tile
   int head_groups, kv_heads_per_item;
   Divisor by_head_groups;
   // The buffer's sections.
-  int num_ctas;
+  int first_cta, num_ctas;  // of the second band; of both
   int cta_indptr, items, merges, parts, size;
 };
 
@@ -72,7 +72,7 @@ inline int64_t most_plan_tiles(const PlanFacts& facts) {
 // How the kernel is launched, with `at.end` bytes of shared memory. Every CTA plans the same and
 // writes its share of the buffer: one for every CTA of the plan, and one for the header.
 inline int plan_ctas(const PlanFacts& facts) {
-  return facts.num_ctas < 287 ? facts.num_ctas + 1 : 288;
+  return facts.num_ctas() < 287 ? facts.num_ctas() + 1 : 288;
 }
 inline int plan_threads(const PlanFacts& facts) {
   int threads = 128;
@@ -107,16 +107,18 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.head_groups = facts.head_groups();
   p.kv_heads_per_item = facts.kv_heads_per_item;
   p.by_head_groups = make_divisor(p.head_groups);
-  p.most_ranges[0] = facts.num_ctas / p.head_groups;
-  p.most_ranges[1] = facts.num_ctas;
-  for (int i = 0; i < 2; ++i) p.by_most_ranges[i] = make_divisor(p.most_ranges[i]);
+  p.most_ranges[0] = facts.band_ctas[0] / p.head_groups;
+  p.most_ranges[1] = facts.band_ctas[1];
+  for (int band = 0; band <= band_of(p.last_class); ++band)
+    p.by_most_ranges[band] = make_divisor(p.most_ranges[band]);
   p.min_cost = facts.min_cost;
   p.min_keys = int64_t{facts.min_keys_per_row} * facts.q_heads_per_kv_head();
   // More than one row a tile means few heads: its rows times this do not overflow.
   constexpr int64_t kMostKeys = int64_t{1} << 62;
   p.enough_keys =
       p.min_keys < kMostKeys / p.most_ranges[0] ? p.min_keys * p.most_ranges[0] : kMostKeys;
-  p.num_ctas = facts.num_ctas;
+  p.first_cta = facts.first_cta(1);
+  p.num_ctas = facts.num_ctas();
   p.cta_indptr = static_cast<int>(layout.cta_indptr);
   p.items = static_cast<int>(layout.items);
   p.merges = static_cast<int>(layout.merges);
@@ -138,7 +140,7 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.at.counts = p.at.costs + (threads + 2) * 8;
   p.at.seqs = p.at.counts + threads * 8;
   p.at.ranges = p.at.seqs + threads * kPlanSeqBytes;
-  p.at.end = p.at.ranges + (facts.num_ctas / 32 * 32 + 33) * 16;  // whole warps use them
+  p.at.end = p.at.ranges + (facts.num_ctas() / 32 * 32 + 33) * 16;  // whole warps use them
   return p;
 }
 

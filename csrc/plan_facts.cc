@@ -27,8 +27,6 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
   if (f.window_left < 0 || f.window_right < 0) return "plan facts: negative window";
   if (f.kv_heads_per_item < 1 || f.num_kv_heads % f.kv_heads_per_item != 0)
     return "plan facts: kv_heads_per_item must divide num_kv_heads";
-  if (f.num_ctas < f.head_groups() || f.num_ctas > 65536)
-    return "plan facts: num_ctas must be between the number of head groups and 65536";
   if (f.min_cost < 1 || f.min_keys_per_row < 1 || f.split_keys < 1)
     return "plan facts: min_cost, min_keys_per_row and split_keys must be positive";
   if (f.ctas_per_sm != 1 && f.ctas_per_sm != 2) return "plan facts: ctas_per_sm must be 1 or 2";
@@ -36,6 +34,12 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
     return "plan facts: whole_tiles_from must be between 0 and 65536";
   if (f.num_tile_classes < 1 || f.num_tile_classes > kMaxTileClasses)
     return "plan facts: between 1 and 4 tile classes";
+  for (int band = 0; band <= band_of(f.num_tile_classes - 1); ++band) {
+    if (f.band_ctas[band] < f.head_groups() || f.band_ctas[band] > 65536)
+      return "plan facts: num_ctas must be between the number of head groups and 65536";
+  }
+  if (f.num_tile_classes == 1 && f.band_ctas[1] != 0)
+    return "plan facts: a second band needs a second tile class";
   for (int c = 0; c < f.num_tile_classes; ++c) {
     const TileClass& tc = f.tile_classes[c];
     if (std::min({tc.rows, tc.keys, tc.cost}) < 1 || std::max({tc.rows, tc.keys, tc.cost}) > 65536)
@@ -68,13 +72,13 @@ PlanLayout plan_layout(const PlanFacts& f) {
     layout.max_parts = chunks > 1 ? layout.max_items : 0;
     layout.num_slots = layout.max_parts;
   } else {
-    layout.max_items = group_tiles + f.num_ctas;
-    layout.max_merges = f.num_ctas;
-    layout.max_parts = 2 * f.num_ctas;
-    layout.num_slots = 2 * f.num_ctas;
+    layout.max_items = group_tiles + f.num_ctas();
+    layout.max_merges = f.num_ctas();
+    layout.max_parts = 2 * f.num_ctas();
+    layout.num_slots = 2 * f.num_ctas();
   }
   layout.cta_indptr = 16;
-  layout.items = round_up(layout.cta_indptr + f.num_ctas + 1, 16);
+  layout.items = round_up(layout.cta_indptr + f.num_ctas() + 1, 16);
   layout.merges = layout.items + layout.max_items * 16;
   layout.parts = layout.merges + layout.max_merges * 8;
   layout.size = round_up(layout.parts + layout.max_parts, 16);

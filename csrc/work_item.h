@@ -67,9 +67,9 @@ struct PlanHeader {
   int num_items;
   int num_merges;
   int num_parts;
-  int num_ctas;  // CTAs that have items; the others have an empty range
+  int num_ctas;  // CTAs up to the last that has items; the others have an empty range
   int max_load;  // cost of the most loaded CTA
-  int is_whole;  // 1: no tile is split, so CTAs may take items in any order
+  int is_whole;  // 1: no tile of the second band is split, so its CTAs may take them in any order
   int spare[10];
 };
 static_assert(sizeof(PlanHeader) == 64, "a plan header is 16 int32");

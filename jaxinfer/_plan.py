@@ -81,9 +81,16 @@ class PlanFacts:
         return 2 if _has_hopper_tiles(self) and len(self.tile_classes) > 1 else 0
 
     @property
+    def band_ctas(self) -> tuple[int, int]:
+        """CTAs of the tiles of the first class (decode), and of all others (prefill)."""
+        num_ctas = self.config.num_ctas
+        others = num_ctas if len(self.tile_classes) > 1 else 0
+        return num_ctas * self.ctas_per_sm, others
+
+    @property
     def num_ctas(self) -> int:
         """CTAs of the plan."""
-        return self.config.num_ctas * self.ctas_per_sm
+        return sum(self.band_ctas)
 
     @property
     def tile_rows(self) -> int:
@@ -112,8 +119,8 @@ class PlanFacts:
             int(self.is_causal),
             left,
             right,
-            self.num_ctas,
-            _heads_per_item(self.num_kv_heads, config, self.num_ctas),
+            *self.band_ctas,
+            _heads_per_item(self.num_kv_heads, config, min(filter(None, self.band_ctas), default=0)),
             config.min_cost,
             config.min_keys_per_row,
             int(config.batch_invariant),

@@ -203,8 +203,9 @@ def check_plan(facts: np.ndarray, plan: np.ndarray) -> None:
     assert 0 < num_items <= layout["max_items"]
     assert 0 <= num_merges <= layout["max_merges"]
     assert 0 <= num_parts <= layout["max_parts"]
-    assert 0 < num_ctas <= facts[8]
-    ctas = plan[layout["cta_indptr"] :][: facts[8] + 1]
+    most_ctas = facts[8:10].sum()  # of both bands
+    assert 0 < num_ctas <= most_ctas
+    ctas = plan[layout["cta_indptr"] :][: most_ctas + 1]
     assert ctas[0] == 0
     assert ctas[-1] == num_items
     assert (np.diff(ctas) >= 0).all()

@@ -62,10 +62,15 @@ def check_sections(plan, buffer):
     assert (counts >= [1, 0, 0, 1]).all(), counts
     assert (counts <= [*most, plan.facts.num_ctas]).all(), counts
     assert not header[6:].any(), "spare fields of the header"
-    indptr, used = plan.cta_indptr, header[wi.NUM_CTAS]
+    indptr, first = plan.cta_indptr, plan.facts.band_ctas[0]
     assert indptr[0] == 0
-    assert (np.diff(indptr[: used + 1]) > 0).all(), indptr
-    assert (indptr[used:] == header[wi.NUM_ITEMS]).all(), indptr
+    assert indptr[-1] == header[wi.NUM_ITEMS]
+    num_items = np.diff(indptr)
+    assert np.flatnonzero(num_items)[-1] + 1 == header[wi.NUM_CTAS]
+    for of_band in (num_items[:first], num_items[first:]):
+        used = np.count_nonzero(of_band)
+        assert (of_band[:used] > 0).all(), indptr
+        assert (of_band[used:] == 0).all(), indptr
     empty_from = [
         layout["cta_indptr"] + len(indptr),
         layout["items"] + header[wi.NUM_ITEMS] * 16,
@@ -245,11 +250,30 @@ def check_merges(plan, tiles):
 
 
 def check_balance(plan, tiles):
-    """No CTA has more than the mean and a tile's first unit; as many as it is worth."""
-    facts, config, header = plan.facts, plan.facts.config, plan.header
-    items, first, real = tiles.items, tiles.first, tiles.real
-    used = int(header[wi.NUM_CTAS])
+    """Tiles of the first class and all others are balanced apart, each over its CTAs."""
+    facts, header = plan.facts, plan.header
     cta = np.searchsorted(plan.cta_indptr, tiles.order, side="right") - 1
+    is_long = tiles.items[:, wi.TILE_CLASS] > 0
+    assert (is_long == (cta >= facts.band_ctas[0])).all()
+    max_loads, wholes = [], [False]
+    for band, of_band in enumerate((~is_long, is_long)):
+        if not of_band.any():
+            continue
+        own = {f.name: getattr(tiles, f.name) for f in dataclasses.fields(tiles)}
+        own = Tiles(**{name: column[of_band] for name, column in own.items()})
+        first_cta = band * facts.band_ctas[0]
+        max_load, is_whole = check_band(plan, band, own, cta[of_band] - first_cta)
+        max_loads.append(max_load)
+        wholes.append(is_whole)
+    assert header[wi.MAX_LOAD] == max(max_loads)
+    assert header[wi.IS_WHOLE] == max(wholes)
+
+
+def check_band(plan, band, tiles, cta):
+    """No CTA has more than the mean and a tile's first unit; as many as it is worth."""
+    facts, config = plan.facts, plan.facts.config
+    items, first, real = tiles.items, tiles.first, tiles.real
+    used, is_decode = int(cta.max()) + 1, band == 0
     # The piece that begins a tile has what the tile costs besides its keys.
     loads = tiles.units * tiles.unit_cost + first * tiles.item_cost
     loads = np.bincount(cta, loads, used)
@@ -257,22 +281,17 @@ def check_balance(plan, tiles):
     cost = (whole * tiles.unit_cost + tiles.item_cost)[first].sum()
     max_cost = int((tiles.unit_cost + tiles.item_cost).max())
     longest = int((whole * tiles.unit_cost + tiles.item_cost).max())
-    is_whole = bool(header[wi.IS_WHOLE])
     is_large = (items[:, wi.TILE_CLASS] == len(facts.tile_classes) - 1).all()
-    least = facts.whole_tiles_from * facts.num_ctas * longest
-    can_split = not config.batch_invariant and len(facts.tile_classes) > 1
-    assert is_whole == bool(
-        least and can_split and is_large and real.any() and cost >= least
-    )
+    least = facts.whole_tiles_from * facts.band_ctas[band] * longest
+    can_be_whole = least > 0 and not is_decode and is_large
+    is_whole = can_be_whole and not config.batch_invariant and cost >= least
     assert not is_whole or (first & tiles.last).all()
     assert loads.sum() == cost, "chunks overlap or leave keys out"
-    assert loads.max() == header[wi.MAX_LOAD]
     assert loads.max() <= cost / used + (longest if is_whole else max_cost)
 
-    is_decode = not tiles.items[real, wi.TILE_CLASS].any()
     groups = facts.num_kv_heads // int(items[0, wi.NUM_KV_HEADS])
-    check_order(items, tiles.order, cta, plan.cta_indptr, groups if is_decode else 1)
     inner = groups if is_decode else 1
+    check_order(items, tiles.order, cta, plan.cta_indptr, inner)
     assert used % inner == 0
     ranges, cost = used // inner, int(cost) // inner
     group_size = facts.num_q_heads // facts.num_kv_heads
@@ -290,7 +309,7 @@ def check_balance(plan, tiles):
         has_keys = keys >= ranges * least_keys or ranges <= num_tiles
         return cost >= least_cost and has_keys
 
-    most = facts.num_ctas // inner
+    most = facts.band_ctas[band] // inner
     assert 1 <= ranges <= most
     assert ranges == 1 or is_worth(ranges, held), "more CTAs than the work is worth"
     assert ranges == most or not is_worth(ranges + 1, seen), (
@@ -306,10 +325,11 @@ def check_balance(plan, tiles):
         assert partials <= 0.1 * kv, (
             f"partials {partials} B, K and V {kv} B per element"
         )
+    return loads.max(), is_whole
 
 
 def check_order(items, order, cta, indptr, inner):
-    """Decode: heads on neighbouring CTAs. Else heads outermost, last rows first."""
+    """Of a band. Decode: heads on neighbouring CTAs. Else outermost, last rows first."""
     by_place = np.argsort(order)
     items, cta = items[by_place], cta[by_place]
     if inner > 1:

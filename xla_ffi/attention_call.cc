@@ -155,7 +155,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
   p.items = reinterpret_cast<const WorkItem*>(buffer + layout.items);
   p.merges = reinterpret_cast<const MergeItem*>(buffer + layout.merges);
   p.parts = buffer + layout.parts;
-  p.num_ctas = facts.num_ctas;
+  p.num_ctas = facts.num_ctas();
   p.num_items = layout.max_items;
   p.num_merges = layout.max_merges;
   p.num_parts = layout.max_parts;
@@ -199,7 +199,8 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   const int64_t count = num_arrivals(call);
   if (count > 0) p.arrivals = find_arrivals(p.partial_lse, count);
   Launch attend;
-  attend.grid_x = facts.num_ctas;
+  // The band of long tiles is then left to the kernel beside it.
+  attend.grid_x = call.uses_hopper ? facts.band_ctas[0] : facts.num_ctas();
   attend.threads = tiles.threads();
   attend.shared_bytes = tiles.shared_bytes(call.uses_hopper ? kMaxDecodeRows : most_rows(facts));
   ffi::Error error = launch(stream, attributes, "attention", attend, &p);

@@ -81,10 +81,12 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   hopper.tickets = nullptr;
   if (draws_tickets(facts))
     hopper.tickets = reinterpret_cast<uint32_t*>(find_arrivals(tickets_key(p), 1));
+  // Long tiles are in the second band, or there is only one.
+  hopper.first_cta = facts.first_cta(band_of(facts.num_tile_classes - 1));
   hopper.num_head_groups = facts.head_groups();
   hopper.section_heads = section_heads(facts, p.head_dim + p.head_dim_v);
   Launch prefill;
-  prefill.grid_x = facts.num_ctas;
+  prefill.grid_x = facts.num_ctas() - hopper.first_cta;
   prefill.threads = kHopperThreads;
   prefill.shared_bytes = tiles.shared_bytes;
   prefill.overlaps_previous = true;

@@ -57,8 +57,8 @@ ffi::Error plan_on_cuda(CUstream stream, ffi::RemainingArgs args, ffi::Remaining
   PlanCall call;
   const ffi::Error error = match({args, rets}, attributes, &call);
   if (error.failure()) return error;
-  if (call.facts.num_ctas > kMostPlannedCtas) {
-    return ffi::Error::InvalidArgument("plan facts: num_ctas must be at most " +
+  if (call.facts.num_ctas() > kMostPlannedCtas) {
+    return ffi::Error::InvalidArgument("plan facts: the CTAs of a plan must be at most " +
                                        std::to_string(kMostPlannedCtas) + " to plan on a GPU");
   }
   Launch grid;
