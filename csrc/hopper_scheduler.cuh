@@ -22,8 +22,8 @@ struct HopperScheduler {
     const int all = min64(max(p.header->num_items, 0), p.num_items);
     const int* indptr = p.cta_indptr + params.first_cta;
     const int first = min(max(*indptr, 0), all), count = all - first;
-    const bool is_whole = params.tickets != nullptr && p.header->is_whole == 1 &&
-                          count % params.num_head_groups == 0;
+    const bool is_whole =
+        params.tickets != nullptr && p.header->is_whole == 1 && count % params.num_head_groups == 0;
     if (is_whole) return {params, s, static_cast<int>(blockIdx.x), count, first, true};
     const int begin = max(indptr[blockIdx.x], 0), end = min(indptr[blockIdx.x + 1], all);
     return {params, s, begin, end, 0, false};

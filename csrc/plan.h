@@ -35,8 +35,8 @@ struct PlanFacts {
   int num_q_heads;
   int num_kv_heads;
   int is_causal;
-  int window_left;   // kUnbounded: none
-  int window_right;  // kUnbounded: none
+  int window_left;        // kUnbounded: none
+  int window_right;       // kUnbounded: none
   int band_ctas[kBands];  // CTAs of the bands, one behind the other
   int kv_heads_per_item;
   int min_cost;          // least cost worth a CTA of its own

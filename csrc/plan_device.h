@@ -14,7 +14,7 @@ constexpr int kMostPlannedCtas = 4096;
 // More would leave a thread too few registers. There is always a multiple of 128.
 constexpr int kMostPlanThreads = 512;
 // Shared memory for what a thread keeps of a sequence, and for what a warp tells the others.
-constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 64;
+constexpr int kPlanSeqBytes = 32, kPlanRecordBytes = 64, kPlanBandBytes = 72;
 
 // Divides numbers from 0 to 2^31 - 1 by a multiplication.
 struct Divisor {
@@ -46,6 +46,7 @@ struct MakePlanParams {
   int is_small;  // 0 or 1: sums of costs and of keys are below 2^30, as plain batches need them
   int tiles_per_thread, seqs_per_thread;
   struct {
+    int bands;
     int costs, counts, seqs;  // what is before those of every thread
     int ranges, end;
   } at;  // in shared memory, bytes
@@ -136,7 +137,8 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.tiles_per_thread = static_cast<int>((tiles + threads - 1) / threads);
   p.seqs_per_thread = static_cast<int>((int64_t{facts.num_seqs} + threads) / threads);
   // Behind two records of every warp. With 4096 ranges, less than the 99 KB of any GPU.
-  p.at.costs = 2 * kPlanRecordBytes * kMostPlanThreads / 32;
+  p.at.bands = 2 * kPlanRecordBytes * kMostPlanThreads / 32;
+  p.at.costs = p.at.bands + kBands * kPlanBandBytes;
   p.at.counts = p.at.costs + (threads + 2) * 8;
   p.at.seqs = p.at.counts + threads * 8;
   p.at.ranges = p.at.seqs + threads * kPlanSeqBytes;

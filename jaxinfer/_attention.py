@@ -173,8 +173,7 @@ def cuda_kernel(
     arch = arch or gpu_arch(facts.config)
     hopper = _has_hopper_kernel(arch, key, value, facts, page_size, has)
     # Values much wider than keys would not fit the shared memory of eight warps.
-    most_rows = 128 // facts.ctas_per_sm
-    if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > most_rows:
+    if (head_dim_v > 128 and head_dim <= 128) or facts.tile_rows > 128:
         return None
     constants = {
         "kType": _ELEMENT_TYPES[dtype],
@@ -216,7 +215,7 @@ def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
         return False
     if has.get("bias") or has.get("mask") or page_size % 8:
         return False
-    return facts.ctas_per_sm == 1 and _DECODE_ROWS < facts.tile_rows <= 128
+    return _DECODE_ROWS < facts.tile_rows <= 128
 
 
 def no_cpu_kernel(implementation: str | None) -> None:

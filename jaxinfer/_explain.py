@@ -86,15 +86,24 @@ class Explanation:
         flops, num_bytes = LIMITS[self.arch]
         return self.num_bytes / num_bytes, self.flops / flops
 
+    @property
+    def _bands(self) -> str:
+        items, first = np.diff(self.plan.cta_indptr), self.plan.facts.band_ctas[0]
+        bands = {"decode": items[:first], "prefill": items[first:]}
+        return " and ".join(
+            f"{num.sum()} items of {name} on {np.count_nonzero(num)} of {num.size} CTAs"
+            for name, num in bands.items()
+            if num.any()
+        )
+
     def __str__(self) -> str:
-        items, merges, _, ctas, _, is_whole = map(int, self.plan.header[:6])
+        merges, is_whole = int(self.plan.header[1]), self.plan.header[5]
         split = "none split" if merges == 0 else f"{merges} tiles split"
         order = ", taken as CTAs become free" if is_whole else ""
         lines = [f"for {self.arch}", *map(str, self.tiles)]
         lines += [] if self.tiles else ["the jnp reference: no kernel does this"]
         lines += [
-            f"plan: {items} items on {ctas} of {self.plan.facts.num_ctas} CTAs, "
-            f"{split}{order}",
+            f"plan: {self._bands}, {split}{order}",
             f"work: {self.flops / 1e9:.4g} GFLOP, {self.num_bytes / 1e6:.4g} MB",
         ]
         if self.least_seconds is not None:

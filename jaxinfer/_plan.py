@@ -54,19 +54,21 @@ class PlanFacts:
 
     @functools.cached_property
     def ctas_per_sm(self) -> int:
-        """Two smaller CTAs win a little on long streams, one large CTA on short ones.
+        """Of decode: two smaller CTAs win a little on long streams, one large on short.
 
         Only the shapes are known here: large batches with room for 300 MB of K and V.
+        Where one kernel has tiles of all sizes, the long ones want one large CTA.
         """
         config = self.config
         if config.ctas_per_sm is not None or not config.arch.startswith("sm_"):
             return config.ctas_per_sm or 1
         if config.batch_invariant:
             return 1
-        is_decode = self.num_tokens == self.num_seqs and len(self.tile_classes) == 1
+        is_short = self.tile_classes[0].rows <= 16
+        is_alone = len(self.tile_classes) == 1 or _has_hopper_tiles(self)
         row_bytes = 4 * self.num_kv_heads * self.head_dim
         is_long = self.num_seqs * self.max_kv_len * row_bytes >= 300e6
-        return 2 if is_decode and is_long and self.num_seqs >= 32 else 1
+        return 2 if is_short and is_alone and is_long and self.num_seqs >= 32 else 1
 
     @property
     def whole_tiles_from(self) -> int:
@@ -82,7 +84,7 @@ class PlanFacts:
 
     @property
     def band_ctas(self) -> tuple[int, int]:
-        """CTAs of the tiles of the first class (decode), and of all others (prefill)."""
+        """CTAs of tiles of the first class (decode), and of all others (prefill)."""
         num_ctas = self.config.num_ctas
         others = num_ctas if len(self.tile_classes) > 1 else 0
         return num_ctas * self.ctas_per_sm, others
@@ -120,7 +122,9 @@ class PlanFacts:
             left,
             right,
             *self.band_ctas,
-            _heads_per_item(self.num_kv_heads, config, min(filter(None, self.band_ctas), default=0)),
+            _heads_per_item(
+                self.num_kv_heads, config, min(filter(None, self.band_ctas), default=0)
+            ),
             config.min_cost,
             config.min_keys_per_row,
             int(config.batch_invariant),

@@ -34,7 +34,8 @@ class PlanConfig:
 
     Attributes:
       arch: what runs the plan: "cpu", or a GPU such as "sm_90a".
-      num_ctas: CTAs to use: the streaming multiprocessors, or a budget of them.
+      num_ctas: CTAs to use: the streaming multiprocessors, or a budget of them. Tiles
+        of the first class (decode) and all others (prefill) get so many each.
       tile_classes: from the smallest tile to the largest, at most four; None = those of
         the CUDA kernels for the shapes of the plan.
       kv_heads_per_item: KV heads that one work item covers; None = all of them.
@@ -46,12 +47,13 @@ class PlanConfig:
         of a sequence's result do not depend on the rest of the batch. Needs workspace
         for tiles x max_kv_len / split_keys partial results.
       split_keys: chunk of the batch-invariant mode.
-      ctas_per_sm: CUDA only: 1, or 2 of half the size for each of num_ctas; None = what
-        the shapes of the plan suggest.
-      whole_tiles_from: where all sequences have tiles of the largest class, and every
-        CTA has so many times the cost of the longest one, none is split: CTAs then take
-        tiles as they become free, in an order in which they share keys. 0 = always
-        split; None = 2 for "sm_90a" and head dims of its prefill kernel, else 0.
+      ctas_per_sm: CUDA only: 1, or 2 of half the size for each of num_ctas, for tiles
+        of the first class; None = what the shapes of the plan suggest.
+      whole_tiles_from: where all tiles but those of the first class are of the largest,
+        and every CTA has so many times the cost of the longest one, none of them is
+        split: CTAs then take them as they become free, in an order in which they share
+        keys. 0 = always split; None = 2 for "sm_90a" and head dims of its prefill
+        kernel, else 0.
     """
 
     arch: str

@@ -250,7 +250,7 @@ def check_merges(plan, tiles):
 
 
 def check_balance(plan, tiles):
-    """Tiles of the first class and all others are balanced apart, each over its CTAs."""
+    """Tiles of the first class and all others are balanced over CTAs of their own."""
     facts, header = plan.facts, plan.header
     cta = np.searchsorted(plan.cta_indptr, tiles.order, side="right") - 1
     is_long = tiles.items[:, wi.TILE_CLASS] > 0
@@ -329,7 +329,7 @@ def check_band(plan, band, tiles, cta):
 
 
 def check_order(items, order, cta, indptr, inner):
-    """Of a band. Decode: heads on neighbouring CTAs. Else outermost, last rows first."""
+    """Of a band. Decode: heads on CTAs side by side. Else outermost, from the end."""
     by_place = np.argsort(order)
     items, cta = items[by_place], cta[by_place]
     if inner > 1:

@@ -76,9 +76,14 @@ def test_the_text():
         "attention_hopper: 128 packed rows (32 tokens), 128 keys"
     )
     assert lines[3] == (
-        "plan: 4096 items on 132 of 132 CTAs, none split, taken as CTAs become free"
+        "plan: 4096 items of prefill on 132 of 132 CTAs, none split, "
+        "taken as CTAs become free"
     )
     assert lines[-1] == "bound: compute, at least 139 us"
+    mixed = np.cumsum([0, *[1] * 128, 512]), np.full(129, 4096)
+    assert "items of decode on 264 of 264 CTAs and " in str(
+        ji.explain(*mixed, **HEADS, page_size=16, config=HOPPER)
+    )
     reference = str(ji.explain(*DECODE, **HEADS, dtype=jnp.float32, config=HOPPER))
     assert "no kernel does this" in reference
 

@@ -73,6 +73,7 @@ def with_hooks(**hooks):
     return {"variant": Variant(**hooks)}
 
 
+TILES = TileClass(16, 16, 1), TileClass(128, 128, 13)
 ONES = jnp.ones((N,), jnp.float32)
 DOCUMENTS = variants.documents(jnp.zeros((B, 256), jnp.int32))
 BLOCK_MAP = DOCUMENTS.with_block_map(q_len=256, kv_len=256, num_seqs=B)
@@ -98,6 +99,7 @@ HOPPER = {
     "head_dim 192": (paged(192), {}),
     "head_dim 256": (paged(256), {}),
     "narrower values": (paged(192, 128), {}),
+    "two CTAs of decode": (paged(), planned(*TILES, ctas_per_sm=2)),
 }
 OTHERS = {
     "decode": (paged(tokens=B), {}),
@@ -106,10 +108,7 @@ OTHERS = {
     "head_dim 96": (paged(96), {}),
     "much narrower values": (paged(128, 64), {}),
     "small tiles": (paged(), planned(TileClass(16, 16, 1))),
-    "two CTAs a multiprocessor": (
-        paged(),
-        planned(TileClass(16, 16, 1), TileClass(64, 128, 13), ctas_per_sm=2),
-    ),
+    "two CTAs of both": (paged(page_size=5), planned(*TILES, ctas_per_sm=2)),
     "bias": (dense(bias=array((B, K, T, T), jnp.float32)), {}),
     "mask": (dense(mask=array((B, K, T, T), jnp.bool_)), {}),
 }
@@ -124,6 +123,29 @@ def test_prefill_has_a_kernel_of_its_own(name):
     assert 16 < constants["kHopperRows"] <= 128
     assert constants["kHopperRows"] % constants["kGroup"] == 0
     assert constants["kTileRows"] == 16  # what the decode tile beside it has
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "rows", "ctas"),
+    [(64, 4, 0, 2), (64, 4, 64, 2), (64, 32, 0, 1), (31, 4, 0, 1)],
+)
+def test_large_batches_have_two_ctas_of_decode_a_multiprocessor(
+    batch, group, rows, ctas
+):
+    """But not where the tiles of decode are as large as those of prefill."""
+    plan = ji.plan(
+        np.arange(batch + 1, dtype=np.int32),
+        np.full(batch, 9000, np.int32),
+        num_tokens=batch + rows,
+        max_kv_len=9000,
+        num_q_heads=2 * group,
+        num_kv_heads=2,
+        head_dim=128,
+        config=ji.PlanConfig.gpu(),
+    )
+    assert plan.facts.ctas_per_sm == ctas
+    others = 132 if len(plan.facts.tile_classes) > 1 else 0
+    assert plan.facts.band_ctas == (132 * ctas, others)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -232,7 +232,11 @@ def test_any_facts():
         facts = fuzz_calls.good_call(rng, op="plan").attributes["facts"]
         if rng.random() < 0.7:
             facts = fuzz_ffi.spoil_facts(rng, facts)
-        if fuzz_ffi.layout_size(facts) > 10**6 or facts[1] > 300 or facts[8:10].sum() > 4096:
+        if (
+            fuzz_ffi.layout_size(facts) > 10**6
+            or facts[1] > 300
+            or facts[8:10].sum() > 4096
+        ):
             continue
         num_seqs = int(facts[1])
         cu_q_lens = np.sort(rng.integers(0, 9, num_seqs + 1, np.int32))

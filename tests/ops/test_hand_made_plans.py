@@ -14,7 +14,7 @@ from jaxinfer import PlanConfig, TileClass
 
 PAGE = 16
 N, K, H = 6, 2, 64
-# Items of up to 32 tokens and both KV heads; 64 partial results.
+# Items of up to 32 tokens and both KV heads; 128 partial results.
 CONFIG = PlanConfig(
     "hand", 32, (TileClass(3, 16, 1), TileClass(96, 16, 8)), kv_heads_per_item=None
 )
@@ -244,7 +244,7 @@ NOT_AN_ITEM = {
     "list_after": {wi.PAGE_ROW: BIG},
     "negative_base": {wi.KEY_BASE: -16},
     "slot_before": {wi.PARTIAL: -2},
-    "slot_after": {wi.PARTIAL: 64},
+    "slot_after": {wi.PARTIAL: 128},
     "rows_before_the_slot": {wi.PARTIAL: 0, wi.PARTIAL_ROW: -1},
     "rows_after_the_slot": {wi.PARTIAL: 0, wi.PARTIAL_ROW: 32},
 }
@@ -306,7 +306,7 @@ def test_parts_out_of_bounds_are_ignored(mixed):
     plan = planned(mixed)
     items = plan.items[: plan.header[wi.NUM_ITEMS]]
     merges = [
-        (item(row, rows, 0, heads, kv_head_begin=head), [BIG, *plan.parts[a:b], -1, 64])
+        (item(row, rows, 0, heads, kv_head_begin=head), [BIG, *plan.parts[a:b], -1, 128])
         for row, rows, head, heads, a, b, *_ in plan.merges[
             : plan.header[wi.NUM_MERGES]
         ]
