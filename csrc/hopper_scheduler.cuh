@@ -9,7 +9,7 @@
 
 namespace jaxinfer {
 
-// Goes through the work items of its CTA that are not left to the decode tile, head by head.
+// Goes through the work items of its CTA, head by head.
 struct HopperScheduler {
   const HopperParams& params;
   HopperShared& s;
@@ -64,7 +64,7 @@ struct HopperScheduler {
       const WorkItem work = load_item(p.items + at);
       const BoundsRead read = BoundsRead::load(p, work);
       Item item = find_item<kHopperRows>(p, at, work, read);
-      if (!is_prefill(item)) continue;
+      if (item.num_rows == 0) continue;  // of a wrong plan
       int start = 0, seen_end = item.hi;
       if (work.row_mode == kRowsOfOneSeq) {
         const SeqRows rows = rows_of_seq(p, work.seq, read.lengths);

@@ -108,6 +108,10 @@ OTHERS = {
     "head_dim 96": (paged(96), {}),
     "much narrower values": (paged(128, 64), {}),
     "small tiles": (paged(), planned(TileClass(16, 16, 1))),
+    "two classes of long tiles": (
+        paged(),
+        planned(TileClass(32, 16, 1), TileClass(128, 128, 13)),
+    ),
     "two CTAs of both": (paged(page_size=5), planned(*TILES, ctas_per_sm=2)),
     "bias": (dense(bias=array((B, K, T, T), jnp.float32)), {}),
     "mask": (dense(mask=array((B, K, T, T), jnp.bool_)), {}),

@@ -199,11 +199,13 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   const int64_t count = num_arrivals(call);
   if (count > 0) p.arrivals = find_arrivals(p.partial_lse, count);
   Launch attend;
-  // The band of long tiles is then left to the kernel beside it.
+  // The band of long tiles is left to the kernel for sm_90a, if there is one.
   attend.grid_x = call.uses_hopper ? facts.band_ctas[0] : facts.num_ctas();
   attend.threads = tiles.threads();
   attend.shared_bytes = tiles.shared_bytes(call.uses_hopper ? kMaxDecodeRows : most_rows(facts));
-  ffi::Error error = launch(stream, attributes, "attention", attend, &p);
+  const bool is_all_long = call.uses_hopper && facts.num_tile_classes == 1;
+  ffi::Error error = ffi::Error::Success();
+  if (!is_all_long) error = launch(stream, attributes, "attention", attend, &p);
   if (error.success() && call.uses_hopper) error = launch_hopper(stream, attributes, p, facts);
   if (error.failure() || p.num_merges == 0 || p.arrivals != nullptr) return error;
   Launch merge;

@@ -20,8 +20,8 @@ inline const void* tickets_key(const AttentionParams& params) {
   return reinterpret_cast<const char*>(params.partial_lse) + 1;
 }
 
-// Beside the kernel that was launched last, which computes the other items of the plan: on the SMs
-// that have none of those.
+// For the band of long tiles. That of short ones, if there is one, was launched last: this one
+// takes the SMs that it has left.
 ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const AttentionParams& params,
                          const PlanFacts& facts);
 

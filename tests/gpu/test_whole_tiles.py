@@ -29,6 +29,7 @@ CASES = {
     "ragged": replace(LONG, page_size=None, dtype="float16"),
     "64, pages of 8": replace(LONG, head_dim=64, page_size=8, num_padding=150),
     "window": replace(LONG, options={"local_window_size": (200, 0)}, num_layers=2),
+    "mixed": replace(LONG, q_lens=(257, 1, 64, 500, 1)),
     "full": replace(LONG, options={"is_causal": False}, is_csr=True),
 }
 # The first two of its sequences; the rows of the others are padding.
@@ -59,6 +60,23 @@ def test_equals_float64_and_itself(name):
         again, lse_again = call(**on_device, plan=plan)
         assert (again.view(jnp.uint16) == out.view(jnp.uint16)).all()
         assert (lse_again.view(jnp.uint32) == lse.view(jnp.uint32)).all()
+
+
+TILES = ji.TileClass(16, 16, 1), ji.TileClass(128, 128, 13)
+OTHER_TILES = {
+    "long ones alone": {"tile_classes": TILES[1:]},
+    "two CTAs of short ones": {"tile_classes": TILES, "ctas_per_sm": 2},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TILES)
+@pytest.mark.parametrize("page_size", [5, 16])
+def test_tiles_of_other_classes(name, page_size):
+    case = replace(CASES["mixed"], page_size=page_size)
+    operands = make_operands(case)
+    plan = plan_of(case, replace(ji.PlanConfig.gpu(num_ctas=6), **OTHER_TILES[name]))
+    out, lse = jax.jit(op_of(case))(**jax.device_put(operands), plan=plan)
+    assert_attention_close(out, lse, attention_float64(operands))
 
 
 def test_captured_calls_with_plans_of_different_sizes():

@@ -306,7 +306,10 @@ def test_parts_out_of_bounds_are_ignored(mixed):
     plan = planned(mixed)
     items = plan.items[: plan.header[wi.NUM_ITEMS]]
     merges = [
-        (item(row, rows, 0, heads, kv_head_begin=head), [BIG, *plan.parts[a:b], -1, 128])
+        (
+            item(row, rows, 0, heads, kv_head_begin=head),
+            [BIG, *plan.parts[a:b], -1, 128],
+        )
         for row, rows, head, heads, a, b, *_ in plan.merges[
             : plan.header[wi.NUM_MERGES]
         ]
