@@ -23,35 +23,42 @@ namespace jaxinfer {
 
 // ---- 3. cut ------------------------------------------------------------------------------------
 
+// `all`: of all tiles.
 template <int kBand, typename Cost>
-JAXINFER_INLINE Band<Cost> cut_band(const Planner<Cost>& planner, const TileSums<Cost>& sums) {
+JAXINFER_INLINE Band<Cost> cut_band(const Planner<Cost>& planner, const TileSums<Cost>& all) {
   const MakePlanParams& p = planner.p;
   constexpr bool kShort = kBand == 0;
   Band<Cost> band;
-  band.first_tile = kShort ? 0 : planner.short_tiles;
-  band.num_tiles = kShort ? planner.short_tiles : planner.num_tiles - planner.short_tiles;
-  band.first_cost = kShort ? 0 : sums.cost - sums.cost_of_long;
-  band.cost = kShort ? sums.cost - sums.cost_of_long : sums.cost_of_long;
-  band.counts = kShort ? sums.counts - sums.counts_of_long : sums.counts_of_long;
-  if (band.num_tiles == 0) return band;
-  const int rows = kShort && !planner.kPlain ? upper(sums.most_rows, 1) : 1;
+  band.num_tiles = planner.short_tiles, band.cost = all.cost;
+  int max_first_cost = all.max_first_cost, max_cost = 0;
+  if constexpr (!Planner<Cost>::kPlain) {
+    const int64_t short_cost = all.cost - all.cost_of_long;
+    if (kShort) {
+      band.cost = short_cost, band.counts = all.counts - all.counts_of_long;
+    } else {
+      band.first_tile = planner.short_tiles, band.first_cost = short_cost;
+      band.num_tiles = planner.num_tiles - planner.short_tiles;
+      band.cost = all.cost_of_long, band.counts = all.counts_of_long;
+      max_first_cost = all.max_first_of_long, max_cost = all.max_cost_of_long;
+    }
+    if (band.num_tiles == 0) return band;
+  }
+  const int rows = kShort && !planner.kPlain ? upper(all.most_rows, 1) : 1;
   const auto total = band.cost * (kShort ? 1 : p.head_groups);
   if (!kShort) {
     const auto share = quotient(total, p.num_ctas - p.first_cta);
-    band.is_whole = p.whole_tiles_from > 0 && quotient(share, p.whole_tiles_from) >= sums.max_cost;
+    band.is_whole = p.whole_tiles_from > 0 && quotient(share, p.whole_tiles_from) >= max_cost;
   }
   // Mostly there is enough work for all CTAs, which no division is needed to see.
   int ranges = p.most_ranges[kBand];
   Divisor by = p.by_most_ranges[kBand];
-  const int64_t cost_of_range =
-      upper(kShort ? sums.max_first_cost : sums.max_first_of_long, p.min_cost);
+  const int64_t cost_of_range = upper(max_first_cost, p.min_cost);
   const bool is_little = total < cost_of_range * ranges;
-  const bool has_few_keys =
-      kShort && (sums.keys < p.enough_keys * rows) & (band.num_tiles < ranges);
+  const bool has_few_keys = kShort && (all.keys < p.enough_keys * rows) & (band.num_tiles < ranges);
   if (is_little | has_few_keys) {
     int64_t fewer = lower<int64_t>(ranges, quotient(total, cost_of_range));
     if (kShort) {
-      const int64_t worth = quotient(sums.keys, p.min_keys * rows);
+      const int64_t worth = quotient(all.keys, p.min_keys * rows);
       fewer = lower(fewer, upper<int64_t>(worth, band.num_tiles));
     }
     ranges = upper(static_cast<int>(fewer), 1);
@@ -347,7 +354,7 @@ JAXINFER_INLINE void write_plan(const Planner<Cost>& planner) {
   const int short_ctas = planner.short_ranges * inner;
   const int long_ranges = planner.num_ranges - planner.short_ranges;
   const int num_ctas = kPlain || long_ranges == 0 ? short_ctas : p.first_cta + long_ranges;
-  const Range second = range_at(planner, planner.short_ranges);
+  const Range second = kPlain ? Range{} : range_at(planner, planner.short_ranges);
 #pragma unroll 1
   for (int cta = blockIdx.x; cta < num_ctas; cta += gridDim.x) {
     PlannedCta at{cta, 0, 0, 0, inner};
@@ -371,15 +378,16 @@ JAXINFER_INLINE void write_plan(const Planner<Cost>& planner) {
   if (warp_index() < last_thread / 32) return;
   const Range end = range_at(planner, planner.num_ranges);
   // Once for every head group inside, and those of the second band as they are.
-  const auto count = [&](int all, int of_first) { return all + of_first * (inner - 1); };
-  const int num_items = count(end.pieces, second.pieces);
-  const int num_merges = count(end.splits, second.splits);
-  const int num_parts = count(end.parts, second.parts);
+  const Range short_end = kPlain ? end : second;
+  const auto count = [&](int all, int of_short) { return all + of_short * (inner - 1); };
+  const int num_items = count(end.pieces, short_end.pieces);
+  const int num_merges = count(end.splits, short_end.splits);
+  const int num_parts = count(end.parts, short_end.parts);
   const int lane = blockIdx.x * 32 + lane_index(), lanes = gridDim.x * 32;
 #pragma unroll 1
   for (int cta = short_ctas + lane; cta < p.items - p.cta_indptr; cta += lanes) {
     if (!kPlain && cta >= p.first_cta && cta < num_ctas) continue;
-    const int begin = cta < p.first_cta ? second.pieces * inner : num_items;
+    const int begin = cta < p.first_cta ? short_end.pieces * inner : num_items;
     p.buffer[p.cta_indptr + cta] = cta <= p.num_ctas ? begin : 0;
   }
   // Zeros where nothing is, 16 bytes at a time: behind the items, the merges and the parts.

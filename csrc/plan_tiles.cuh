@@ -297,19 +297,36 @@ JAXINFER_INLINE Tile make_tile(const MakePlanParams& p, const Seq& s, int index)
 
 // ---- 2. measure --------------------------------------------------------------------------------
 
-// Of tiles before some point.
+// Of tiles before some point: of a plain batch, whose tiles are all short.
 template <typename Cost>
 struct alignas(16) TileSums {
-  Cost cost, keys;        // keys of short tiles
-  int max_first_cost;     // of short tiles; the first unit of a tile counts with item_cost
-  int most_rows;          // of a short tile of a sequence
-  int max_first_of_long;  // and the others of no use in a plain batch
-  int max_cost;           // of a long tile
-  Counts counts;
-  Cost cost_of_long;
-  Counts counts_of_long;
+  Cost cost, keys;
+  int max_first_cost;  // the first unit of a tile counts with item_cost
+  int most_rows;       // of a tile of a sequence
+};
+template <>
+struct alignas(16) TileSums<int64_t> {
+  int64_t cost, keys;             // keys of short tiles
+  int max_first_cost, most_rows;  // of short tiles
+  int max_first_of_long, max_cost_of_long;
+  int64_t cost_of_long;
+  Counts counts, counts_of_long;
 };
 constexpr int kNotPlain = 1 << 30;
+
+// What a tile adds to the sums of a batch that is not plain, beside its cost.
+JAXINFER_INLINE void add_tile(const MakePlanParams& p, const Seq& seq, const Tile& tile,
+                              int64_t cost, TileSums<int64_t>& sums) {
+  const auto& shape = p.tiles[seq.tile_class];
+  sums.counts += count_of(tile.num_units);
+  if (band_of(seq.tile_class) == 0) return;
+  sums.cost_of_long += cost;
+  sums.counts_of_long += count_of(tile.num_units);
+  sums.max_first_of_long = upper(sums.max_first_of_long, shape.item_cost + shape.unit_cost);
+  const bool is_short = seq.tile_class < p.last_class;
+  const int whole = whole_tile_cost(is_short, shape.item_cost, shape.unit_cost, tile.num_units);
+  sums.max_cost_of_long = upper(sums.max_cost_of_long, whole);
+}
 
 // Costs before every thread's tiles. `lengths` are those of its first one, if the batch is plain.
 template <typename Cost>
@@ -326,21 +343,13 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
       seek(planner, seq, tile_index, lengths);
       const Tile tile = make_tile(p, seq, tile_index);
       const auto& shape = p.tiles[seq.tile_class];
-      const int first_cost = shape.item_cost + shape.unit_cost;
       const Cost cost = shape.item_cost + static_cast<Cost>(tile.num_units) * shape.unit_cost;
       own.cost += cost;
-      own.counts += count_of(tile.num_units);
+      if constexpr (!kPlain) add_tile(p, seq, tile, cost, own);
       if (kPlain || band_of(seq.tile_class) == 0) {
         own.keys += tile.num_keys;
-        own.max_first_cost = upper(own.max_first_cost, first_cost);
+        own.max_first_cost = upper(own.max_first_cost, shape.item_cost + shape.unit_cost);
         if (seq.index < p.num_seqs) own.most_rows = upper(own.most_rows, tile.num_rows);
-      } else {
-        own.cost_of_long += cost;
-        own.counts_of_long += count_of(tile.num_units);
-        own.max_first_of_long = upper(own.max_first_of_long, first_cost);
-        own.max_cost =
-            upper(own.max_cost, whole_tile_cost(seq.tile_class < p.last_class, shape.item_cost,
-                                                shape.unit_cost, tile.num_units));
       }
     }
     if (kPlain && p.cu_q_lens != nullptr && tile_index < p.num_seqs &&
@@ -356,16 +365,19 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
   warp.keys = join_to_lane(own.keys, add);
   warp.max_first_cost = __reduce_max_sync(kAllLanes, own.max_first_cost);
   warp.most_rows = __reduce_max_sync(kAllLanes, own.most_rows);
-  if (!kPlain) {
+  if constexpr (!kPlain) {
     warp.max_first_of_long = __reduce_max_sync(kAllLanes, own.max_first_of_long);
-    warp.max_cost = __reduce_max_sync(kAllLanes, own.max_cost);
+    warp.max_cost_of_long = __reduce_max_sync(kAllLanes, own.max_cost_of_long);
     warp.cost_of_long = join_to_lane(own.cost_of_long, add);
-    if (planner.is_invariant()) warp.counts_of_long = join_to_lane(own.counts_of_long, add);
+    if (p.batch_invariant) {
+      warp.counts = join_to_lane(own.counts, add);
+      warp.counts_of_long = join_to_lane(own.counts_of_long, add);
+    }
   }
-  if (planner.is_invariant()) warp.counts = join_to_lane(own.counts, add);
   const TileSums<Cost>* warps = exchange<0>(warp);
   Cost before = warp.cost - own.cost;
-  Counts counts_before = warp.counts - own.counts;
+  Counts counts_before = 0;
+  if constexpr (!kPlain) counts_before = warp.counts - own.counts;
   TileSums<Cost> sums{};
   int w = 0;
 #pragma unroll 1
@@ -373,17 +385,19 @@ JAXINFER_INLINE auto measure(Planner<Cost>& planner, Lengths lengths) {
 #pragma unroll
     for (int i = 0; i < 4; ++i, ++w) {
       const TileSums<Cost> other = warps[w];
-      if (w < warp_index()) before += other.cost, counts_before += other.counts;
+      if (w < warp_index()) before += other.cost;
       sums.cost += other.cost;
       sums.keys += other.keys;
       sums.max_first_cost = upper(sums.max_first_cost, other.max_first_cost);
       sums.most_rows = upper(sums.most_rows, other.most_rows);
-      sums.counts += other.counts;
-      if (kPlain) continue;
-      sums.max_first_of_long = upper(sums.max_first_of_long, other.max_first_of_long);
-      sums.max_cost = upper(sums.max_cost, other.max_cost);
-      sums.cost_of_long += other.cost_of_long;
-      sums.counts_of_long += other.counts_of_long;
+      if constexpr (!kPlain) {
+        if (w < warp_index()) counts_before += other.counts;
+        sums.max_first_of_long = upper(sums.max_first_of_long, other.max_first_of_long);
+        sums.max_cost_of_long = upper(sums.max_cost_of_long, other.max_cost_of_long);
+        sums.cost_of_long += other.cost_of_long;
+        sums.counts += other.counts;
+        sums.counts_of_long += other.counts_of_long;
+      }
     }
   } while (w < static_cast<int>(blockDim.x / 32));
   Cost* costs = shared_at<Cost>(p.at.costs);

@@ -215,7 +215,7 @@ def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
         return False
     if has.get("bias") or has.get("mask") or page_size % 8:
         return False
-    # Tiles of the first class are left to the decode tile beside it, if there is another.
+    # Tiles of the first class are left to the tile beside it, if there is another.
     short, *longer = map(facts.packed_rows, facts.tile_classes)
     fits_beside = not longer or short <= _DECODE_ROWS
     return fits_beside and _DECODE_ROWS < facts.tile_rows <= 128
