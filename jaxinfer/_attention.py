@@ -11,10 +11,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinfer import _check
+from jaxinfer import _check, _native
 from jaxinfer._compat import call_target, out_type
 from jaxinfer._library import kernel_attributes
-from jaxinfer._plan import HOPPER_HEAD_DIMS, PlanFacts, gpu_arch
+from jaxinfer._plan import PlanFacts, gpu_arch
 from jaxinfer.jit import KernelSpec
 from jaxinfer.variant import Hooks, Variant
 
@@ -209,9 +209,7 @@ _DECODE_ROWS = 16  # kMaxDecodeRows in csrc/attention_tiles.h
 def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
     """Whether csrc/attention_hopper.cuh computes the large tiles of a plan."""
     head_dim, head_dim_v = key.shape[-1], value.shape[-1]
-    if arch != "sm_90a" or head_dim not in HOPPER_HEAD_DIMS:
-        return False
-    if head_dim_v != head_dim and (head_dim, head_dim_v) != (192, 128):
+    if arch != "sm_90a" or not _native.has_hopper_tiles(head_dim, head_dim_v):
         return False
     if has.get("bias") or has.get("mask") or page_size % 8:
         return False

@@ -15,7 +15,6 @@ from jaxinfer._plan_config import TileClass as TileClass
 from jaxinfer._plan_config import gpu_arch as gpu_arch
 
 _UNBOUNDED = np.iinfo(np.int32).max
-HOPPER_HEAD_DIMS = (64, 128, 192, 256)  # of csrc/attention_hopper.cuh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +147,9 @@ class PlanFacts:
 
 
 def _has_hopper_tiles(facts: PlanFacts) -> bool:
-    return facts.config.arch == "sm_90a" and facts.head_dim in HOPPER_HEAD_DIMS
+    """As far as a plan can tell: it does not know the values' head dim."""
+    is_hopper = facts.config.arch == "sm_90a"
+    return is_hopper and _native.has_hopper_tiles(facts.head_dim, facts.head_dim)
 
 
 def _gpu_tile_classes(facts: PlanFacts) -> tuple[TileClass, ...]:

@@ -30,7 +30,9 @@ MAY_IMPORT = {
     "_plan": {"_native", "_plan_config"},
     "reference": set(),
     "variant": {"_check", "_compat"},
-    "_attention": {"_check", "_compat", "_library", "_plan", "jit", "variant"},
+    "_attention": {
+        *("_check", "_compat", "_library", "_native", "_plan", "jit", "variant")
+    },
     "_fold": {"_attention", "reference"},
     "ops": {
         *("_attention", "_check", "_compat", "_fold", "_library", "_native", "_plan"),

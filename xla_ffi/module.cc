@@ -95,6 +95,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("plan_layout", &layout_dict, py::arg("facts"));
   m.def("attention_tiles", &tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("ctas_per_sm"), py::arg("tile_rows"));
+  m.def("has_hopper_tiles", &has_hopper_tiles, py::arg("head_dim"), py::arg("head_dim_v"));
   m.def("hopper_tiles", &hopper_tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("page_size"));
   m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
