@@ -30,8 +30,9 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("kind", "seed", "cases"),
     [
-        ("shapes", 0, 1200),
-        ("contents", 0, 2000),
+        ("shapes", 0, 1000),
+        ("shapes", 1, 1000),
+        ("contents", 0, 3000),
         ("planner", 0, 10000),
     ],
 )

@@ -165,7 +165,7 @@ def draw(rng, num_seqs, size):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_plans(config, seed):
     """Any threads and CTAs: one tile or sequence a thread, and several."""
     rng = np.random.default_rng([seed, list(CONFIGS).index(config)])
