@@ -9,8 +9,8 @@ import tempfile
 # Before jax is imported, and for the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    # Most of the time went into compiling programs that run once. With XLA_FLAGS= in the
-    # environment they are compiled as users do.
+    # Most of the time went into compiling programs that run once. XLA_FLAGS= in the
+    # environment compiles them as users do.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
