@@ -30,10 +30,10 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("kind", "seed", "cases"),
     [
-        ("shapes", 0, 1000),
-        ("shapes", 1, 1000),
-        ("contents", 0, 3000),
-        ("planner", 0, 10000),
+        ("shapes", 0, 2500),
+        ("shapes", 1, 2500),
+        ("contents", 0, 5000),
+        ("planner", 0, 20000),
     ],
 )
 def test_fuzzed_calls(kind, seed, cases):

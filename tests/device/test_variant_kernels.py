@@ -54,7 +54,7 @@ ALLOWED_SPILLS = {
     ("prefill", "sm_80"): 500,
 }
 ALL_ON_HOPPER = 1600
-ON_SM_80 = ("packed_mask", "block_map", "all")
+ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)
     for tile, arch in ALLOWED_SPILLS
