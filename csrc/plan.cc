@@ -111,7 +111,8 @@ class PlanWriter {
   // pieces.
   void write_cta(int cta, int inner, const std::vector<Piece>& pieces,
                  const std::vector<WorkItem>& items) {
-    start_ctas_to(cta);
+    begin_ctas(cta + 1);
+    header_.num_ctas = cta + 1;
     int64_t load = 0;
     for (size_t i = 0; i < pieces.size(); ++i) {
       const Piece& piece = pieces[i];
@@ -135,19 +136,17 @@ class PlanWriter {
   }
 
   void finish() {
-    const int used = header_.num_ctas;
-    start_ctas_to(facts_.num_ctas());
-    header_.num_ctas = used;
+    begin_ctas(facts_.num_ctas() + 1);
     std::memset(items_ + header_.num_items, 0,
                 (layout_.max_items - header_.num_items) * sizeof(WorkItem));
     std::memcpy(buffer_, &header_, sizeof(header_));
   }
 
  private:
-  // The items of this CTA begin here; the ones before it without any do as well.
-  void start_ctas_to(int cta) {
-    for (; header_.num_ctas <= cta; ++header_.num_ctas) {
-      buffer_[layout_.cta_indptr + header_.num_ctas] = header_.num_items;
+  // The next items are those of the last of these CTAs; the others have none.
+  void begin_ctas(int end) {
+    for (int cta = header_.num_ctas; cta < end; ++cta) {
+      buffer_[layout_.cta_indptr + cta] = header_.num_items;
     }
   }
 

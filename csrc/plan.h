@@ -49,6 +49,7 @@ struct PlanFacts {
   int num_tile_classes;
   TileClass tile_classes[kMaxTileClasses];
 
+  int num_bands() const { return num_tile_classes > 1 ? kBands : 1; }
   int num_ctas() const { return band_ctas[0] + band_ctas[1]; }
   int first_cta(int band) const { return band > 0 ? band_ctas[0] : 0; }
   int q_heads_per_kv_head() const { return num_q_heads / num_kv_heads; }

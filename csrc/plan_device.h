@@ -110,7 +110,7 @@ inline MakePlanParams make_plan_params(const PlanFacts& facts, const PlanLayout&
   p.by_head_groups = make_divisor(p.head_groups);
   p.most_ranges[0] = facts.band_ctas[0] / p.head_groups;
   p.most_ranges[1] = facts.band_ctas[1];
-  for (int band = 0; band <= band_of(p.last_class); ++band)
+  for (int band = 0; band < facts.num_bands(); ++band)
     p.by_most_ranges[band] = make_divisor(p.most_ranges[band]);
   p.min_cost = facts.min_cost;
   p.min_keys = int64_t{facts.min_keys_per_row} * facts.q_heads_per_kv_head();

@@ -34,11 +34,11 @@ const char* decode_plan_facts(const int32_t* values, int64_t size, PlanFacts* fa
     return "plan facts: whole_tiles_from must be between 0 and 65536";
   if (f.num_tile_classes < 1 || f.num_tile_classes > kMaxTileClasses)
     return "plan facts: between 1 and 4 tile classes";
-  for (int band = 0; band <= band_of(f.num_tile_classes - 1); ++band) {
+  for (int band = 0; band < f.num_bands(); ++band) {
     if (f.band_ctas[band] < f.head_groups() || f.band_ctas[band] > 65536)
       return "plan facts: num_ctas must be between the number of head groups and 65536";
   }
-  if (f.num_tile_classes == 1 && f.band_ctas[1] != 0)
+  if (f.num_bands() == 1 && f.band_ctas[1] != 0)
     return "plan facts: a second band needs a second tile class";
   for (int c = 0; c < f.num_tile_classes; ++c) {
     const TileClass& tc = f.tile_classes[c];

@@ -111,6 +111,8 @@ class PlanFacts:
         left, right = (
             _UNBOUNDED if side is None else side for side in self.local_window_size
         )
+        first, others = self.band_ctas
+        fewest_ctas = others or first  # of a band: others are never more
         fields = [
             self.num_tokens,
             self.num_seqs,
@@ -120,10 +122,9 @@ class PlanFacts:
             int(self.is_causal),
             left,
             right,
-            *self.band_ctas,
-            _heads_per_item(
-                self.num_kv_heads, config, min(filter(None, self.band_ctas), default=0)
-            ),
+            first,
+            others,
+            _heads_per_item(self.num_kv_heads, config, fewest_ctas),
             config.min_cost,
             config.min_keys_per_row,
             int(config.batch_invariant),

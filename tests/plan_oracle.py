@@ -259,8 +259,8 @@ def check_balance(plan, tiles):
     for band, of_band in enumerate((~is_long, is_long)):
         if not of_band.any():
             continue
-        own = {f.name: getattr(tiles, f.name) for f in dataclasses.fields(tiles)}
-        own = Tiles(**{name: column[of_band] for name, column in own.items()})
+        columns = (getattr(tiles, field.name) for field in dataclasses.fields(tiles))
+        own = Tiles(*(column[of_band] for column in columns))
         first_cta = band * facts.band_ctas[0]
         max_load, is_whole = check_band(plan, band, own, cta[of_band] - first_cta)
         max_loads.append(max_load)

@@ -203,7 +203,7 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   attend.grid_x = call.uses_hopper ? facts.band_ctas[0] : facts.num_ctas();
   attend.threads = tiles.threads();
   attend.shared_bytes = tiles.shared_bytes(call.uses_hopper ? kMaxDecodeRows : most_rows(facts));
-  const bool is_all_long = call.uses_hopper && facts.num_tile_classes == 1;
+  const bool is_all_long = call.uses_hopper && facts.num_bands() == 1;
   ffi::Error error = ffi::Error::Success();
   if (!is_all_long) error = launch(stream, attributes, "attention", attend, &p);
   if (error.success() && call.uses_hopper) error = launch_hopper(stream, attributes, p, facts);

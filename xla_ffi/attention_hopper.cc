@@ -65,9 +65,9 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   const AttentionParams& p = hopper.p;
   const bool is_paged = p.kv.kv_starts == nullptr;
   const int page_size = is_paged ? static_cast<int>(p.kv.page_size) : 0;
-  // Long tiles are in the second band, or there is only one.
-  const int band = band_of(facts.num_tile_classes - 1);
-  const bool leaves_long = band > 0 && facts.tile_tokens(0) * p.group > kMaxDecodeRows;
+  // Long tiles are those of the second band, or there is only one.
+  const bool is_beside = facts.num_bands() > 1;
+  const bool leaves_long = is_beside && facts.tile_tokens(0) * p.group > kMaxDecodeRows;
   if (!has_hopper_tiles(p.head_dim, p.head_dim_v) || page_size % 8 != 0 || leaves_long)
     return ffi::Error::InvalidArgument("jaxinfer: no such kernel for sm_90a");
   const HopperTiles tiles = hopper_tiles(p.head_dim, p.head_dim_v, page_size);
@@ -85,14 +85,14 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   hopper.tickets = nullptr;
   if (draws_tickets(facts))
     hopper.tickets = reinterpret_cast<uint32_t*>(find_arrivals(tickets_key(p), 1));
-  hopper.first_cta = facts.first_cta(band);
+  hopper.first_cta = facts.first_cta(facts.num_bands() - 1);
   hopper.num_head_groups = facts.head_groups();
   hopper.section_heads = section_heads(facts, p.head_dim + p.head_dim_v);
   Launch prefill;
   prefill.grid_x = facts.num_ctas() - hopper.first_cta;
   prefill.threads = kHopperThreads;
   prefill.shared_bytes = tiles.shared_bytes;
-  prefill.overlaps_previous = band > 0;  // which is the kernel of the first band
+  prefill.overlaps_previous = is_beside;  // which is the kernel of the first band
   return launch(stream, attributes, "attention_hopper", prefill, &hopper);
 }
 
