@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import jobs
+from benchmarks import jobs, report_gpu
 from benchmarks.harness import failure, write_run
 from benchmarks.machine import is_gpu, machine
 
@@ -70,6 +70,8 @@ def main() -> None:
         print(json.dumps(record), flush=True)
         records.append(record)
         write_run(out, meta, records)
+    if is_gpu():
+        print(*report_gpu.beside_best(records), sep="\n")
     print(f"wrote {out}")
 
 

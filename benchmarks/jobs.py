@@ -32,6 +32,7 @@ from benchmarks.peers.process import (
     FLASHINFER_PREFILL,
     FLEX_ATTENTION,
     FLEX_PREFILL,
+    TORCH_CUDNN,
     Peer,
     flashinfer_records,
     peer_records,
@@ -41,8 +42,10 @@ from benchmarks.peers.process import (
 Job = tuple[str, Callable[[float], Iterator[dict[str, Any]]]]
 
 MOST_SECONDS = 240.0  # for one process of a peer, its compilation included
+# Those first that come nearest to us.
 PREFILL_PEERS = (
     (FLASHINFER_PREFILL, "--prefill", "--backends", "fa3"),
+    (TORCH_CUDNN,),
     (FLASHINFER_PREFILL, "--prefill", "--backends", "fa2"),
     (FLEX_PREFILL, "--prefill"),
 )

@@ -2,8 +2,9 @@
 # Copyright 2026 The jaxinfer authors
 """Writes the tables of docs/performance.md, and its plots, from the stored runs.
 
-python -m benchmarks.report            # tables
-python -m benchmarks.report --plots    # and plots, which need matplotlib
+python -m benchmarks.report              # tables
+python -m benchmarks.report --plots      # and plots, which need matplotlib
+python -m benchmarks.report --run FILE   # prints a run on a GPU, writes nothing
 """
 
 import argparse
@@ -58,7 +59,14 @@ def main() -> None:
     """Writes the page, and the plots if they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plots", action="store_true")
-    if parser.parse_args().plots:
+    parser.add_argument("--run", type=Path, help="prints this one and nothing else")
+    arguments = parser.parse_args()
+    if arguments.run:
+        run = json.loads(arguments.run.read_text())
+        print(section(arguments.run.stem, run), end="\n\n")
+        print(*report_gpu.beside_best(run["records"]), sep="\n")
+        return
+    if arguments.plots:
         from benchmarks import plots
 
         for name, run in runs():

@@ -27,6 +27,8 @@ IMPLS = (
     "xla",
     "xla dense",
     "cudnn dense",
+    "torch cudnn",
+    "flex_attention",
 )
 PLOT_NAMES = ("time", "bandwidth", "roofline")
 
@@ -91,8 +93,31 @@ def ordered_impls(records: Records) -> list[str]:
 
 def best_peer(row: dict[str, dict[str, Any]]) -> float | None:
     """Microseconds of the fastest implementation that is not ours."""
-    peers = [one["us"] for impl, one in row.items() if not impl.startswith("jaxinfer")]
-    return min(peers, default=None)
+    return min((one["us"] for one in peers_of(row)), default=None)
+
+
+def peers_of(row: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of a case that are not ours."""
+    return [one for impl, one in row.items() if not impl.startswith("jaxinfer")]
+
+
+def beside_best(records: Records) -> list[str]:
+    """A row a case of attention: our time and rate, the best peer and its time."""
+    titles = ("case", "us", "TFLOP/s", "TB/s", "best peer", "its us")
+    lines = [f"| benchmark | {' | '.join(titles)} | speed / best peer |"]
+    lines += ["|---" * (len(titles) + 2) + "|"]
+    for (benchmark, case), row in by_case(records).items():
+        own = row.get("jaxinfer")
+        if benchmark not in {*DECODE, PREFILL, MIXED} or own is None:
+            continue
+        cells = [benchmark, case, f"{own['us']:.1f}", f"{own['tflops']:.1f}"]
+        cells += [f"{own['tbps']:.2f}", "", "", ""]
+        if peers := peers_of(row):
+            best = min(peers, key=lambda one: one["us"])
+            ratio = f"{best['us'] / own['us']:.3f}"
+            cells[5:] = [best["impl"], f"{best['us']:.1f}", ratio]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def has_plots(run: dict) -> bool:

@@ -205,8 +205,8 @@ def test_prefill_is_measured_and_what_is_missing_says_why():
     assert all(one["tflops"] > 0 and one["max_err"] < 0.05 for one in ours)
     assert {one["benchmark"] for one in made} == {"prefill"}
     impls = {one["impl"].split(" fa")[0] for one in made}
-    peers = {"cudnn dense", "flash_attn3_jax", "flashinfer", "flex_attention"}
-    assert impls == {"jaxinfer"} | peers
+    peers = {"cudnn dense", "flash_attn3_jax", "flashinfer"}
+    assert impls == {"jaxinfer", "torch cudnn", "flex_attention"} | peers
     assert all(one["us"] or one["why"] for one in made)
 
 
@@ -230,6 +230,24 @@ def test_prefill_of_unequal_lengths_is_as_much_work():
     for case in unequal:
         assert case.num_flops() == pytest.approx(of[same].num_flops(), rel=0.03)
         assert case.q_lens == case.kv_lens
+
+
+def test_prefill_is_reported_beside_the_best_peer():
+    chunk, *others = [case for case in prefill_cells.cells() if "q512_" in case.name]
+    assert "flash_attn3_jax" in bench_prefill.impls(chunk)
+    us = {"jaxinfer": 8.0, "jaxinfer, two calls": 1.0, "a": 6.0, "b": 4.0}
+    made = [
+        harness.record("prefill", chunk.name, impl, dict.fromkeys(["us"], one), chunk)
+        for impl, one in us.items()
+    ]
+    made += [harness.record("prefill", others[0].name, "a", {"us": 1.0}, others[0])]
+    made += [harness.record("mixed", "c", "jaxinfer", {"us": 2.0}, chunk)]
+    made += [harness.failure("mixed", "c", "b", OSError())]
+    _, _, prefill, mixed = report_gpu.beside_best(made)
+    rates = f"{chunk.num_flops() / 8e6:.1f} | {chunk.num_bytes() / 8e6:.2f}"
+    assert prefill == f"| prefill | {chunk.name} | 8.0 | {rates} | b | 4.0 | 0.500 |"
+    assert mixed.startswith("| mixed | c | 2.0 | ")
+    assert mixed.endswith(" |  |  |  |")
 
 
 def test_item_costs_are_compared_in_one_program():

@@ -2,7 +2,11 @@
 # Copyright 2026 The jaxinfer authors
 """The benchmark of mixed batches runs, and holds decode and chunks against float64."""
 
+import importlib
 import itertools
+import sys
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,6 +36,43 @@ def test_mixed_batches_are_measured_in_one_call_and_in_two():
     others = [one["impl"] for one in made if one["impl"] not in impls]
     assert len(others) >= len(jobs.MIXED_PEERS)
     assert {name.split()[0] for name in others} == {"flashinfer"}
+
+
+@pytest.fixture
+def peer():
+    """The peer's module, of a PyTorch and a FlashInfer that do nothing."""
+    absent = {name: mock.MagicMock() for name in ("torch", "flashinfer")}
+    with mock.patch.dict(sys.modules, absent):
+        for name in [name for name in sys.modules if "peers.flashinfer" in name]:
+            del sys.modules[name]
+        yield importlib.import_module("benchmarks.peers.flashinfer_mixed")
+
+
+def test_what_jobs_ask_of_peers_is_there_and_has_its_column(peer):
+    asked = [arguments[-1] for _, *arguments in jobs.MIXED_PEERS]
+    assert sorted(asked) == sorted(peer.BACKENDS)
+    assert {f"flashinfer {name}" for name in asked} <= {*report_gpu.IMPLS}
+
+
+@pytest.mark.parametrize("case", mixed_cells.cells(is_quick=True), ids=str)
+def test_prefill_on_decode_gets_chunks_and_decodes_apart(case, peer):
+    rows = np.arange(case.make_lengths()[0][-1])
+    cell = SimpleNamespace(case=case, query=rows, k="k", v="v", shape=("shape",))
+    cell.cu_q_lens_of = lambda seqs: ("q", seqs)
+    cell.page_lists = lambda seqs: [("pages", seqs)]
+    wrapper = peer.flashinfer.BatchPODWithPagedKVCacheWrapper.return_value
+    wrapper.run.side_effect = lambda chunks, _, decodes, *rest, **more: (
+        chunks,
+        decodes,
+    )
+    made = peer.pod(cell)()
+    np.testing.assert_array_equal(np.concatenate(made), rows)
+    assert [len(part) for part in made] == [3, len(rows) - 3]
+    lists = [
+        (name, part) for part in (slice(3, None), slice(3)) for name in ("q", "pages")
+    ]
+    assert [*wrapper.plan.call_args.args] == [*lists, "shape"]
+    assert wrapper.run.call_args.kwargs == {"causal_p": True}
 
 
 @pytest.mark.parametrize("case", mixed_cells.cells(is_quick=True), ids=str)

@@ -21,6 +21,7 @@ from benchmarks.gpu_timing import QUICK, Settings, measure
 from benchmarks.harness import failure, record
 from benchmarks.prefill_cells import PREFILL, cells, is_dense
 from benchmarks.variant_cells import CAP, TIMING, WINDOW, PrefillCell, prefill_cells
+from jaxinfer.testing.cases import AttentionCase
 
 torch: Any = importlib.import_module("torch")
 flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
@@ -80,7 +81,7 @@ class Bench:
             return attention(*self.operands, **options)
 
         with torch.no_grad():
-            error = self._check(variant, call())
+            error = self.check(variant, call())
             times = time_calls(call, self.cell.settings(variant, settings))
         tflops = self.cell.tflops(variant, times["us"])
         case = self.cell.case(variant)
@@ -102,7 +103,8 @@ class Bench:
             return lambda b, h, q, k: (q >= k) & (ids[q] == ids[k])
         return lambda b, h, q, k: q >= k
 
-    def _check(self, variant: str, out: Any) -> float:
+    def check(self, variant: str, out: Any) -> float:
+        """Holds some rows and heads against float64; returns the largest error."""
         heads, kv_heads = self.cell.checked_heads()
         rows = torch.from_numpy(self.cell.checked_rows()).to(self.device)
         query, *keys = self.operands
@@ -119,12 +121,12 @@ def _numpy(x: Any) -> np.ndarray:
     return x.transpose(0, 1).float().cpu().numpy()
 
 
-def plain_cells(is_quick: bool) -> dict[PrefillCell, str]:
-    """Those of the prefill benchmark that it has a form for, and their names there."""
+def plain_cells(is_quick: bool) -> dict[PrefillCell, AttentionCase]:
+    """Those of the prefill benchmark that it has a form for, and their cases there."""
     found = {}
     for case in filter(is_dense, cells(is_quick)):
         shape = (case.batch, case.kv_len, case.num_q_heads, case.num_kv_heads)
-        found[PrefillCell(*shape, case.head_dim, ("causal",))] = case.name
+        found[PrefillCell(*shape, case.head_dim, ("causal",))] = case
     return found
 
 
@@ -135,8 +137,8 @@ def main() -> None:
     parser.add_argument("--prefill", action="store_true", help="its cells, causal")
     arguments = parser.parse_args()
     settings = QUICK if arguments.quick else TIMING
-    names = plain_cells(arguments.quick) if arguments.prefill else {}
-    for cell in names or prefill_cells(arguments.quick):
+    cases = plain_cells(arguments.quick) if arguments.prefill else {}
+    for cell in cases or prefill_cells(arguments.quick):
         bench, causal = Bench(cell), None
         for variant in cell.variants:
             try:
@@ -147,8 +149,8 @@ def main() -> None:
                 causal = made["us"]
             elif made["us"] and causal:
                 made["of_causal"] = round(causal / made["us"], 3)
-            if cell in names:
-                made |= {"benchmark": PREFILL, "case": names[cell]}
+            if cell in cases:
+                made |= {"benchmark": PREFILL, "case": cases[cell].name}
             print(json.dumps(made), flush=True)
         del bench
         if torch.cuda.is_available():

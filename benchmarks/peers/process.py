@@ -42,6 +42,7 @@ FLASHINFER_PREFILL = dataclasses.replace(FLASHINFER, benchmark=PREFILL)
 FLASHINFER_MIXED = dataclasses.replace(FLASHINFER, benchmark=MIXED)
 FLEX_ATTENTION = Peer("flex_attention", "variants", "flex_attention", ("torch",))
 FLEX_PREFILL = dataclasses.replace(FLEX_ATTENTION, benchmark=PREFILL)
+TORCH_CUDNN = Peer("torch cudnn", PREFILL, "torch_cudnn", ("torch",))
 
 
 def peer_records(
