@@ -2,7 +2,7 @@
 // Copyright 2026 The jaxinfer authors
 //
 // Attention on CUDA, for every attention op: each CTA runs its work items of the plan with
-// the tile that fits them, and a second kernel merges what was split.
+// the tile that fits them. What was split is merged here or by merge_split.
 //
 // Preconditions: sm_80 or later; q, k and v of one 16-bit type; head dims multiples of 16,
 // at most 256. Everything else that data decides (pages, lengths, rows of the plan) is
@@ -10,7 +10,6 @@
 #pragma once
 
 #include "csrc/attention_decode.cuh"
-#include "csrc/attention_merge.cuh"
 #include "csrc/attention_prefill.cuh"
 
 using namespace jaxinfer;
@@ -60,16 +59,4 @@ extern "C" __global__ void __launch_bounds__(kThreads, Spec::kCtasPerSm)
     }
   }
   if (is_counted) number_next_call(p, ticket);
-}
-
-extern "C" __global__ void __launch_bounds__(kThreads)
-    merge_split(const __grid_constant__ AttentionParams p) {
-  __shared__ MergeShared shared;
-  // The plan was complete before the attention kernel began: only its results are waited for.
-  const MergeItem merge = p.merges[blockIdx.x];
-  const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
-  Parts parts;
-  if (is_used) parts = Parts::make(p, merge.parts_begin, merge.parts_end);
-  wait_for_previous();  // without work too: this grid must not end before that one
-  if (is_used) run_merge(p, merge, parts, shared, blockIdx.y, gridDim.y);
 }

@@ -24,18 +24,19 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
   HopperShared& s = *reinterpret_cast<HopperShared*>(shared);
   launch_dependents();
   if (threadIdx.x == 0) {
-    prefetch(params.q), prefetch(params.k), prefetch(params.v);
+    prefetch(params.q);
+    if (!kCopiesRows) prefetch(params.k), prefetch(params.v);
     barrier(s.q_full).init(1);
     barrier(s.q_empty).init(kConsumers * 4);
     for (int i = 0; i < kHopperStages; ++i) {
-      barrier(s.k_full[i]).init(1);
-      barrier(s.v_full[i]).init(1);
+      barrier(s.k_full[i]).init(kCopiesRows ? 1 + 32 : 1);
+      barrier(s.v_full[i]).init(kCopiesRows ? 1 + 32 : 1);
       barrier(s.k_empty[i]).init(kConsumers);
       barrier(s.v_empty[i]).init(kConsumers);
     }
     for (int i = 0; i < kItemSlots; ++i) {
       barrier(s.item_full[i]).init(1);
-      barrier(s.item_empty[i]).init(1 + kConsumers * 4);
+      barrier(s.item_empty[i]).init(kLoaders + kConsumers * 4);
     }
     publish_barriers();
   }
@@ -44,8 +45,8 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
   if (warpgroup == 0) {
     give_registers<40>();
     const int warp = uniform(threadIdx.x >> 5);
-    if (warp == 0) HopperLoader::make(params, s).run();
-    if (warp == 1) HopperScheduler::make(params, s).run();
+    if (warp < kLoaders) HopperLoader::make(params, s, warp).run();
+    if (warp == kLoaders) HopperScheduler::make(params, s).run();
     // What comes behind this kernel counts on the one before it as well.
     if (blockIdx.x == gridDim.x - 1) wait_for_previous();
   } else {

@@ -7,7 +7,9 @@
 // A call is over when this is, so latency is all that counts: what the plan says is read
 // beforehand, all partial results are asked for at once, and their weights are computed
 // apart from one another. Several threads share a quad of columns. Short calls merge in the
-// CTA that brings the last part; others in a kernel behind them, which all CTAs share.
+// CTA that brings the last part; others in a kernel behind them, which all CTAs share. It is
+// compiled with the decode kernel, or alone where all tiles are left to the prefill kernel for
+// sm_90a.
 #pragma once
 
 #include "csrc/attention_variant.cuh"
@@ -197,3 +199,16 @@ JAXINFER_DEVICE void merge_if_last(const AttentionParams& p, const Item& item, c
 }
 
 }  // namespace jaxinfer
+
+extern "C" __global__ void __launch_bounds__(jaxinfer::kThreads)
+    merge_split(const __grid_constant__ jaxinfer::AttentionParams p) {
+  using namespace jaxinfer;
+  __shared__ MergeShared shared;
+  // The plan was complete before the attention kernel began: only its results are waited for.
+  const MergeItem merge = p.merges[blockIdx.x];
+  const bool is_used = blockIdx.x < p.header->num_merges && is_valid(p, merge);
+  Parts parts;
+  if (is_used) parts = Parts::make(p, merge.parts_begin, merge.parts_end);
+  wait_for_previous();  // without work too: this grid must not end before that one
+  if (is_used) run_merge(p, merge, parts, shared, blockIdx.y, gridDim.y);
+}

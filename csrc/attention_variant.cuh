@@ -49,12 +49,17 @@ struct Place {
     __builtin_assume(b >= 0), __builtin_assume(h >= 0), __builtin_assume(key >= 0);
   }
   // `key`: its position in the sequence.
-  __device__ __forceinline__ float score(const AttentionParams& p, int key, float x) const {
+  template <typename Score>
+  __device__ __forceinline__ float score(const AttentionParams& p, int key, Score x) const {
     if constexpr (Variant::kHasScoreMod) {
       assume_indices(key);
-      x = Variant::score_mod(p.variant, x, b, h, q_idx, key);
+      return Variant::score_mod(p.variant, x, b, h, q_idx, key);
     }
     return x;
+  }
+  __device__ __forceinline__ Line line(const AttentionParams& p, int key) const {
+    assume_indices(key);
+    return Variant::line_mod(p.variant, b, h, q_idx, key);
   }
   __device__ __forceinline__ bool sees(const AttentionParams& p, int key) const {
     if constexpr (Variant::kHasMaskMod) {
@@ -137,6 +142,7 @@ JAXINFER_DEVICE uint4 load_shared(uint32_t from) {
 }
 // What x is computed from is read before this, and what is computed from x behind it.
 JAXINFER_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)::"memory"); }
+JAXINFER_DEVICE void settle(int& x) { asm volatile("" : "+r"(x)::"memory"); }
 
 // Row `row` of a swizzled tile of `rows` rows, of which this lane has elements 8 own .. + 8.
 // Counted from there, the compiler knows where in which chunk of 8 another element lies.

@@ -212,6 +212,14 @@ constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of a maximum is l
 constexpr bool kScaleEarly = Variant::kHasScoreMod || Spec::kHasSoftCap || Spec::kHasKScale ||
                              kDense || !Spec::kIsScalePositive || !Spec::kUseSoftmax;
 
+// Capped scores are kept as parts of the cap where nothing else is done with them.
+constexpr bool kCapsLate =
+    Spec::kHasSoftCap && !Variant::kHasScoreMod && !kDense && Spec::kUseSoftmax;
+// Up to here scores that were scaled are small (see SmallScore); 0: that does not matter.
+constexpr float kSmallScores =
+    Spec::kHasSoftCap ? (Variant::kSmallScores > 0.0f ? 0.0f : 0.5f) : Variant::kSmallScores;
+constexpr bool kAddsLine = Variant::kAddsLine && !Spec::kHasSoftCap;
+
 struct Scores {
   float scale;  // early
   float cap;
@@ -220,16 +228,22 @@ struct Scores {
   JAXINFER_DEVICE Scores make(const AttentionParams& p, int kv_head) {
     Scores s{p.scale, p.logits_soft_cap, kScaleEarly ? kLog2e : p.scale * kLog2e};
     if (Spec::kHasKScale) s.scale *= p.k_scale[kv_head];
-    if (Spec::kHasSoftCap) s.scale *= 2.0f * kLog2e / s.cap;
+    if (Spec::kHasSoftCap) s.scale /= s.cap;
+    if (kCapsLate) s.log2_scale *= s.cap, s.cap = 1.0f;
     return s;
   }
-  __device__ __forceinline__ float operator()(float score) const {
-    if constexpr (kScaleEarly) score *= scale;
-    // cap * tanh(score / cap), to 5e-7 of the cap: tanh.approx errs by 2^-11.
-    if constexpr (Spec::kHasSoftCap)
-      score = fmaf(-2.0f * cap, reciprocal_approx(1.0f + exp2_approx(score)), cap);
+  __device__ __forceinline__ float scaled(float score) const {
+    return kScaleEarly ? score * scale : score;
+  }
+  // For what knows how to make use of it.
+  __device__ __forceinline__ SmallScore small(float score) const { return {score, scale}; }
+  // cap * tanh(x) of a scaled score, to 6e-7 of the cap: tanh.approx errs by 2^-11.
+  template <typename Score>
+  __device__ __forceinline__ float capped(Score score) const {
+    if constexpr (Spec::kHasSoftCap) return VariantMath::tanh(score) * cap;
     return score;
   }
+  __device__ __forceinline__ float operator()(float score) const { return capped(scaled(score)); }
 };
 
 // Bias and mask of dense attention, for one query row.

@@ -27,6 +27,10 @@ struct Barrier {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
                  : "memory");
   }
+  // Once all asynchronous copies of this thread so far have come.
+  __device__ __forceinline__ void arrive_behind_copies() const {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(address) : "memory");
+  }
   // Until the phase of this parity is over: a fresh barrier is in phase 0.
   __device__ __forceinline__ void wait(int parity) const {
     asm volatile(
@@ -62,11 +66,27 @@ JAXINFER_DEVICE void copy_box(uint32_t to, const TensorMap& map, Barrier full, i
       : "memory");
 }
 JAXINFER_DEVICE void copy_box(uint32_t to, const TensorMap& map, Barrier full, int x, int y, int z,
+                              int u) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+      "l"(&map), "r"(full.address), "r"(x), "r"(y), "r"(z), "r"(u)
+      : "memory");
+}
+JAXINFER_DEVICE void copy_box(uint32_t to, const TensorMap& map, Barrier full, int x, int y, int z,
                               int u, int v) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
       "l"(&map), "r"(full.address), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v)
+      : "memory");
+}
+// 16 bytes of a row, or zeros if `row` is negative: then nothing is read.
+JAXINFER_DEVICE void copy_row_async(uint32_t to, const void* from, int row) {
+  asm volatile(
+      "{.reg .pred p; setp.lt.s32 p, %2, 0;\n"
+      "cp.async.cg.shared.global [%0], [%1], 16, p;}" ::"r"(to),
+      "l"(from), "r"(row)
       : "memory");
 }
 JAXINFER_DEVICE void prefetch(const TensorMap& map) {

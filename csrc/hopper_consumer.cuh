@@ -15,6 +15,27 @@ struct No {
   static constexpr bool value = false;
 };
 
+// Which keys of a tile do not exist, for the columns of a lane.
+struct AbsentKeys {
+  uint32_t words[kBoxesOfLane];  // a bit a box
+
+  JAXINFER_DEVICE AbsentKeys load(const uint32_t (&from)[kBoxesOfLane], int lane) {
+    AbsentKeys absent;
+#pragma unroll
+    for (int i = 0; i < kBoxesOfLane; ++i)
+      absent.words[i] = from[i] >> (kCopiesRows ? 2 * (lane & 3) : 0);
+    return absent;
+  }
+  // `column`: from the lane's first one on.
+  __device__ __forceinline__ bool has(int column) const {
+    const int box = column / kHopper.box;
+    return (words[box / 32] >> box % 32 & 1) != 0;
+  }
+};
+
+// Of a lane's weights of a row together: float16 holds them.
+constexpr float kMostWeight = 32768.0f;
+
 // Named barriers: the turn of each consumer, one for its own warpgroup, and one for all.
 constexpr int kTurnBarrier = 1, kOwnBarrier = 1 + kConsumers, kAllBarrier = 1 + 2 * kConsumers;
 
@@ -29,14 +50,15 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   float x[kS], o[kO];
   uint32_t weights[kHopperKeys / 16][4];
   uint32_t queries[kHeadDim / 16][4];  // unless they stay
-  float m[2] = {}, l[2] = {}, shrink[2] = {1.0f, 1.0f};
+  float m[2] = {}, l[2] = {};
   int lo[2], hi[2];
   Place places[2];
   Scores scores;
   // Of the item: tiles, and the mask.
   int turn = -1, tile, last, full_begin, full_end, key_base = 0;
-  int step = 0;       // tiles so far
-  uint32_t told = 0;  // with a block map: of the present tile, or already of the next one
+  int step = 0;           // tiles so far
+  bool are_small = true;  // scores of the item, as far as is known
+  uint32_t told = 0;      // with a block map: of the present tile, or already of the next one
 
   auto has_turn = [&]() { sync_named(kTurnBarrier + consumer, 128 * kConsumers); };
   auto pass_turn = [&]() {
@@ -107,19 +129,20 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       const int kv_head = uniform(shared.kv_head), first = number * kHopperKeys;
       barrier(s.k_full[stage]).wait(parity);
       if constexpr (Variant::kHasValueMod) barrier(s.v_full[stage]).wait(parity);
-      const uint32_t absent = kIsPaged ? s.absent[i % (2 * kHopperStages)] : 0;
 #pragma unroll 1
       for (int at = (consumer * 4 + warp) * 4; at < kHopperKeys; at += kConsumers * 16) {
         auto exists = [&](int r) {
           const int key = first + at + r;
-          const bool is_absent = kIsPaged && (absent >> (at / kHopper.box) & 1) != 0;
+          const int box = (at + r) / kHopper.box;
+          const bool is_absent =
+              kIsPaged && (s.absent[i % (2 * kHopperStages)][box / 32] >> box % 32 & 1) != 0;
           return key >= shared.item.lo && key < shared.seen_end && !is_absent;
         };
-        // Pages come in groups of eight rows with all their panels.
-        const int group = kIsPaged ? at >> 3 : 0;
+        // Where panels meet, a group of eight rows is a tile of its own.
+        const int group = kPanelsMeet ? at >> 3 : 0;
         modify_keys<4>(p, shared.item, kv_head, s.k[stage] + group * kNextGroup,
-                       s.v[stage] + group * kNextGroupV, kIsPaged ? 8 : kHopperKeys,
-                       kIsPaged ? at & 7 : at, first + at + shared.item.key_base, exists);
+                       s.v[stage] + group * kNextGroupV, kPanelsMeet ? 8 : kHopperKeys,
+                       kPanelsMeet ? at & 7 : at, first + at + shared.item.key_base, exists);
       }
       publish_shared();
       sync_named(kAllBarrier, 128 * kConsumers);
@@ -128,7 +151,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   // Makes it the present one.
   auto begin_item = [&](const HopperItem& next) {
     tile = kHasBlockMap ? tile_of_step(told) : next.first, last = next.last;
-    full_begin = next.full_begin, full_end = next.full_end;
+    full_begin = next.full_begin, full_end = next.full_end, are_small = true;
     const HopperItem& shared = s.items[turn % kItemSlots];
     scores = Scores::make(p, next.kv_head);
     if constexpr (kHasScoreHook) key_base = uniform(shared.item.key_base);
@@ -144,6 +167,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     const int stage = i % kHopperStages;
     const uint64_t b = describe(shared_address(s.k[stage]), 16, kNextGroup);
     barrier(s.k_full[stage]).wait(i / kHopperStages & 1);
+    if constexpr (kCopiesRows) publish_shared();
     begin_products();
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
@@ -162,59 +186,113 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     const int stage = i % kHopperStages;
     const uint64_t b = describe(shared_address(s.v[stage]), kNextPanel, kNextGroupV);
     barrier(s.v_full[stage]).wait(i / kHopperStages & 1);
+    if constexpr (kCopiesRows) publish_shared();
     begin_products();
 #pragma unroll
     for (int k = 0; k < kHopperKeys / 16; ++k)
       ProductPV::template multiply<true>(o, weights[k], b + (k * 2 * kNextGroupV >> 4), true);
     commit_products();
   };
-  // Done with the keys of the `i`-th tile. Returns which boxes of it were absent.
+  // Done with the keys of the `i`-th tile. Returns which of them were absent.
   auto release_keys = [&](int i) {
-    const int stage = i % kHopperStages;
-    const uint32_t absent = kIsPaged ? s.absent[i % (2 * kHopperStages)] : 0;
-    release(s.k_empty[stage]);
+    AbsentKeys absent{};
+    if constexpr (kIsPaged) absent = AbsentKeys::load(s.absent[i % (2 * kHopperStages)], lane);
+    release(s.k_empty[i % kHopperStages]);
     return absent;
   };
-  // x of tile `tile` becomes its weights; updates m, l and shrink.
-  auto softmax = [&](uint32_t absent, auto is_masked, auto is_first) {
-    constexpr bool kMasked = decltype(is_masked)::value || (Variant::kHasMaskMod && !kHasBlockMap);
+  // Score n of the lane, of keys from `begin` on, as the softmax sees it.
+  auto score_of = [&](int n, int begin) {
+    const int key = begin + n / 4 * 8 + (n & 1) + key_base;
+    return places[n >> 1 & 1].score(p, key, scores(x[n]));
+  };
+  auto small_score_of = [&](int n, int begin) {
+    const int key = begin + n / 4 * 8 + (n & 1) + key_base;
+    const auto small = scores.small(x[n]);
+    if constexpr (!Spec::kHasSoftCap) return places[n >> 1 & 1].score(p, key, small);
+    return places[n >> 1 & 1].score(p, key, scores.capped(small));
+  };
+  auto hide_scores = [&](int begin, AbsentKeys absent) {
+#pragma unroll
+    for (int n = 0; n < kS; ++n) {
+      const int r = n >> 1 & 1, column = n / 4 * 8 + (n & 1);
+      bool sees = column >= lo[r] - begin && column < hi[r] - begin;
+      if constexpr (kIsPaged) sees = sees && !absent.has(column);
+      if constexpr (Variant::kHasMaskMod)
+        sees = sees && places[r].sees(p, begin + column + key_base);
+      if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
+    }
+  };
+  auto set_weight = [&](int n, float even, float odd) {
+    weights[n / 8][n / 2 % 4] = Type::pack(even, odd);
+  };
+  // Weights of the scores in x, which stay, by the maxima so far: what is computed for a score
+  // hides behind exponentials that way, and no maximum is waited for. False: some row has outgrown
+  // its maximum, or had none yet, and the weights are of no use.
+  auto exponentiate = [&](int begin) {
+    const float c = scores.log2_scale;
+    float bias[2] = {-m[0] * c, -m[1] * c}, factor = c, slope[2] = {};
+    if constexpr (kAddsLine) {
+      factor *= scores.scale;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const Line line = places[r].line(p, begin + key_base);
+        bias[r] = fmaf(line.base, c, bias[r]), slope[r] = line.slope * c;
+      }
+    }
+    float sums[4] = {}, largest = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kS; n += 2) {
+      const int r = n >> 1 & 1;
+      float made[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float score, rest = bias[r];
+        if constexpr (kAddsLine) {
+          score = x[n + e], rest = fmaf(slope[r], n / 4 * 8 + e, rest);
+        } else if constexpr (kSmallScores > 0.0f) {
+          largest = fmaxf(largest, fabsf(x[n + e]));
+          score = small_score_of(n + e, begin);
+        } else {
+          score = score_of(n + e, begin);
+        }
+        made[e] = exp2_approx(fmaf(score, factor, rest));
+        sums[(n & 2) + e] += made[e];
+      }
+      set_weight(n, made[0], made[1]);
+    }
+    const float sum[2] = {sums[0] + sums[1], sums[2] + sums[3]};
+    // Not a number where a row has no maximum yet.
+    bool fits = sum[0] <= kMostWeight && sum[1] <= kMostWeight;
+    if constexpr (kSmallScores > 0.0f) {
+      // Where some are larger, others of the item will be: it is not tried again.
+      are_small = __all_sync(kWholeWarp, largest * fabsf(scores.scale) <= kSmallScores) != 0;
+      fits = fits && are_small;
+    }
+    fits = __all_sync(kWholeWarp, fits) != 0;
+    if (fits) l[0] += sum[0], l[1] += sum[1];
+    return fits;
+  };
+  // The same by new maxima; x becomes whatever. What was summed so far shrinks.
+  auto softmax = [&](int begin, AbsentKeys absent, bool is_masked, auto is_first) {
     constexpr bool kFirst = decltype(is_first)::value;
-    const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
     if constexpr (kScaleEarly) {
+      settle(begin);  // or what exponentiate() computed for the same columns would be kept for here
 #pragma unroll
-      for (int n = 0; n < kS; ++n) {
-        x[n] = scores(x[n]);
-        const int key = begin + n / 4 * 8 + (n & 1) + key_base;
-        if constexpr (Variant::kHasScoreMod) x[n] = places[n >> 1 & 1].score(p, key, x[n]);
-      }
+      for (int n = 0; n < kS; ++n) x[n] = score_of(n, begin);
     }
-    if constexpr (kMasked) {
-#pragma unroll
-      for (int n = 0; n < kS; ++n) {
-        const int r = n >> 1 & 1, column = n / 4 * 8 + (n & 1);
-        bool sees = column >= lo[r] - begin && column < hi[r] - begin;
-        if constexpr (kIsPaged) sees = sees && (absent >> (n / 4 * 8 / kHopper.box) & 1) == 0;
-        if constexpr (Variant::kHasMaskMod)
-          sees = sees && places[r].sees(p, begin + column + key_base);
-        if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
-      }
-    }
+    if (is_masked) hide_scores(begin, absent);
     if constexpr (Spec::kUseSoftmax) {
       const float c = scores.log2_scale;
       float most[4] = {x[0], x[1], x[2], x[3]};
 #pragma unroll
       for (int n = 4; n < kS; ++n) most[n & 3] = fmaxf(most[n & 3], x[n]);
-      float bias[2];
+      float bias[2], shrink[2];
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float m_new = max_over_lanes<1, 4>(fmaxf(most[2 * r], most[2 * r + 1]));
-        if constexpr (!kFirst) {
-          m_new = fmaxf(m_new, m[r]);
-          // Small growth is left standing: weights stay below 2^8.
-          if ((m_new - m[r]) * c <= kRescaleAbove) m_new = m[r];
-        }
+        if constexpr (!kFirst) m_new = fmaxf(m_new, m[r]);
         bias[r] = m_new == -infinity() ? 0.0f : m_new * c;
-        if constexpr (!kFirst) shrink[r] = m_new == m[r] ? 1.0f : exp2_approx(m[r] * c - bias[r]);
+        if constexpr (!kFirst) shrink[r] = exp2_approx(m[r] * c - bias[r]);
         m[r] = m_new;
       }
       float sums[4] = {};
@@ -228,24 +306,34 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
         const float sum = sums[2 * r] + sums[2 * r + 1];
         l[r] = kFirst ? sum : l[r] * shrink[r] + sum;
       }
+      if constexpr (!kFirst) {
+#pragma unroll
+        for (int n = 0; n < kO; ++n) o[n] *= shrink[n >> 1 & 1];
+      }
     }
+#pragma unroll
+    for (int n = 0; n < kS; n += 2) set_weight(n, x[n], x[n + 1]);
   };
-  auto pack_weights = [&]() {
-#pragma unroll
-    for (int k = 0; k < kHopperKeys / 16; ++k) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        weights[k][e] = Type::pack(x[k * 8 + e * 2], x[k * 8 + e * 2 + 1]);
+  // x of tile `tile` becomes its weights; updates m, l and o.
+  auto weigh = [&](AbsentKeys absent, auto is_first) {
+    constexpr bool kFirst = decltype(is_first)::value;
+    const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
+    bool is_masked = kFirst || tile < full_begin || tile >= full_end;
+    if constexpr (kHasBlockMap) {
+      is_masked = kFirst || (told & kIsMasked) != 0;
+    } else if constexpr (Variant::kHasMaskMod) {
+      is_masked = true;
     }
-  };
-  auto rescale = [&]() {
-    if (!Spec::kUseSoftmax) return;
-    if (!__any_sync(kWholeWarp, shrink[0] != 1.0f || shrink[1] != 1.0f)) return;
-#pragma unroll
-    for (int n = 0; n < kO; ++n) o[n] *= shrink[n >> 1 & 1];
+    if constexpr (!kFirst && Spec::kUseSoftmax) {
+      // What is hidden must be so behind the functions of a score.
+      if (!kScaleEarly && is_masked) hide_scores(begin, absent), is_masked = false;
+      if (!is_masked && are_small && exponentiate(begin)) return;
+    }
+    softmax(begin, absent, is_masked, is_first);
   };
   // Values that no row sees may be anything, and 0 * NaN is not 0: both consumers write zeros.
   auto clear_values = [&](int i) {
+    if constexpr (kCopiesRows) return;  // they come as zeros
     const HopperItem& shared = s.items[turn % kItemSlots];
     const int begin = uniform(max(shared.item.lo - tile * kHopperKeys, 0));
     const int end = uniform(min(max(shared.seen_end - tile * kHopperKeys, 0), kHopperKeys));
@@ -271,14 +359,14 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   multiply_qk(0);
   wait_products<0>(x);
   release_queries();
-  softmax(release_keys(0), Yes{}, Yes{});
+  weigh(release_keys(0), Yes{});
   for (;;) {
-    // x holds the weights of tile `tile`, the first of its item and the `step`-th of all.
-    pack_weights();
+    // These are the weights of tile `tile`, the first of its item and the `step`-th of all.
 #pragma unroll
     for (int n = 0; n < kO; ++n) o[n] = 0.0f;
     clear_values(step);
-    auto advance = [&](auto is_masked) {
+    while (!is_last()) {
+      look_ahead(step + 1);
       tile = kHasBlockMap ? tile_of_step(told) : tile - 1;
       modify(step + 1, tile);
       has_turn();
@@ -287,32 +375,11 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       pass_turn();
       wait_products<1>(x);
       release_queries();
-      softmax(release_keys(step + 1), is_masked, No{});
+      const AbsentKeys absent = release_keys(step + 1);
       wait_products<0>(o);
       release(s.v_empty[step % kHopperStages]);
-      pack_weights();
-      rescale();
+      weigh(absent, No{});
       ++step;
-    };
-    if constexpr (kHasBlockMap) {
-      while (!is_last()) {
-        look_ahead(step + 1);
-        if ((told & kIsMasked) != 0) {
-          advance(Yes{});
-        } else {
-          advance(No{});
-        }
-      }
-    } else if constexpr (kHasVectorHook) {
-      while (tile > last) advance(Yes{});  // once what modifies keys, not twice
-    } else {
-      // Masked tiles on the right, tiles without a mask, masked ones on the left.
-      int masked_until = max(full_end, last);
-      while (tile > last) {
-        while (tile > masked_until) advance(Yes{});
-        while (tile > max(full_begin, last)) advance(No{});
-        masked_until = last;
-      }
     }
     // The last tile of the item, together with the first one of the next.
     const int slot = turn % kItemSlots;
@@ -330,7 +397,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     multiply_pv(step);
     pass_turn();
     wait_products<1>(x);
-    const uint32_t absent = release_keys(step + 1);
+    const AbsentKeys absent = release_keys(step + 1);
     wait_products<0>(o);
     release(s.v_empty[step % kHopperStages]);
     write_results(p, s, slot, warp_row, lane, scores, m, l, o);
@@ -339,7 +406,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     begin_item(next);
     release_queries();
     ++step;
-    softmax(absent, Yes{}, Yes{});
+    weigh(absent, Yes{});
   }
 }
 

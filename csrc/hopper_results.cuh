@@ -56,7 +56,7 @@ JAXINFER_DEVICE void write_partial(const AttentionParams& p, const ResultRows& r
 JAXINFER_DEVICE void write_through_hook(const AttentionParams& p, HopperShared& s, int slot,
                                         const ResultRows& rows, int warp_row, uint32_t own,
                                         const float (&factor)[2], const Sums& o) {
-  constexpr int kAtOnce = 16 * 128 / (kHeadDimV * 4);
+  constexpr int kAtOnce = 16 / (2 * kPanelsV);
   uint16_t* out = static_cast<uint16_t*>(p.out) + rows.first * kHeadDimV;
   float* staged = reinterpret_cast<float*>(s.out + warp_row * 128);
 #pragma unroll 1
@@ -95,7 +95,7 @@ JAXINFER_DEVICE void write_whole(const AttentionParams& p, HopperShared& s, cons
 #pragma unroll
   for (int panel = 0; panel < kPanelsV; ++panel) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < min(kHeadDimV - panel * kPanel, kPanel) / 16; ++i) {
       const float* of = o + panel * 32 + i * 8;
       const uint32_t quarters[4] = {Type::pack(of[0] * factor[0], of[1] * factor[0]),
                                     Type::pack(of[2] * factor[1], of[3] * factor[1]),
@@ -108,7 +108,8 @@ JAXINFER_DEVICE void write_whole(const AttentionParams& p, HopperShared& s, cons
     for (int i = 0; i < 4; ++i) {
       const int4 chunk = load_stored(staged + swizzled(16, i * 4 + (own >> 3), own & 7));
       const int packed = out_row + i * 4;
-      if (packed >= rows.num_rows) continue;
+      const bool is_beyond = static_cast<int>(own & 7) * 8 >= kHeadDimV - panel * kPanel;
+      if (packed >= rows.num_rows || is_beyond) continue;
       *reinterpret_cast<int4*>(out + rows.of(packed) * kHeadDimV + panel * kPanel) = chunk;
     }
     __syncwarp();

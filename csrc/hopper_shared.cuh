@@ -4,31 +4,39 @@
 // What the warps of the prefill kernel for sm_90a share.
 #pragma once
 
-#include "csrc/attention.cuh"
+#include "csrc/attention_variant.cuh"
 #include "csrc/hopper.cuh"
 #include "csrc/hopper_tiles.h"
 
 namespace jaxinfer {
 
-constexpr HopperTiles kHopper = hopper_tiles(kHeadDim, kHeadDimV, Spec::kPageSize);
 constexpr int kHopperTokens = Spec::kHopperRows / kGroup;
-constexpr int kHopperKeys = kHopper.keys;
-constexpr int kBoxes = kHopperKeys / kHopper.box;
+constexpr int kHopperKeys = Spec::kHopperKeys;
+constexpr int kHopperStages = Spec::kHopperStages;
+constexpr HopperLayout kHopper =
+    hopper_layout(kHeadDim, kHeadDimV, Spec::kPageSize, {kHopperKeys, kHopperStages});
 constexpr int kConsumers = kHopperRows / 64;
-constexpr int kPanels = kHeadDim / kPanel, kPanelsV = kHeadDimV / kPanel;
+constexpr int kPanels = kRowBytes / 128, kPanelsV = kRowBytesV / 128;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
+// Tensor copies bring boxes of keys. Keys of pages that are no groups of eight come one by one,
+// a warp for keys and one for values.
+constexpr bool kCopiesRows = kHopper.box < 8;
+constexpr int kLoaders = kCopiesRows ? 2 : 1;
+constexpr int kBoxes = kHopperKeys / kHopper.box, kBoxesOfLane = (kBoxes + 31) / 32;
 // Longer queries would not fit the registers beside the sums.
 constexpr bool kQueriesStay = kHeadDim > 128;  // in shared memory
 static_assert(has_hopper_tiles(kHeadDim, kHeadDimV), "no such kernel");
-static_assert(Spec::kHopperRows <= kHopperRows && kHopper.box >= 8, "the plan's tiles must fit");
+static_assert(Spec::kHopperRows <= kHopperRows, "the plan's tiles must fit");
+static_assert(fits_hopper(kHeadDim, kHeadDimV, {kHopperKeys, kHopperStages}), "too many keys");
 using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;
 using ProductPV = Wgmma<static_cast<ElementType>(Spec::kType), kHeadDimV>;
 
-// Where copies put keys: a box of contiguous ones fills a panel; one of a page has all panels of
-// eight rows side by side.
-constexpr int kNextGroup = kIsPaged ? kPanels * 1024 : 1024;
-constexpr int kNextGroupV = kIsPaged ? kPanelsV * 1024 : 1024;
-constexpr int kNextPanel = kIsPaged ? 1024 : kHopperKeys * 128;
+// Where copies put keys: panel by panel; or, if one copy brings all panels of a page, those of
+// eight rows side by side. Half a panel would reach into the next head there.
+constexpr bool kPanelsMeet = kIsPaged && !kCopiesRows && (kHeadDim | kHeadDimV) % kPanel == 0;
+constexpr int kNextGroup = kPanelsMeet ? kPanels * 1024 : 1024;
+constexpr int kNextGroupV = kPanelsMeet ? kPanelsV * 1024 : 1024;
+constexpr int kNextPanel = kPanelsMeet ? 1024 : kHopperKeys * 128;
 constexpr int kOutside = -64;       // no box of any tensor reaches from there into it
 constexpr int kNever = 0x7fffffff;  // a tile that is not
 
@@ -61,8 +69,9 @@ struct HopperShared {
   uint64_t v_full[kHopperStages], v_empty[kHopperStages];
   // Bit b: box b of the keys does not exist. A warp may read it when its stage is already given
   // back, so it stays for as many tiles more.
-  uint32_t absent[2 * kHopperStages];
-  uint32_t steps[2 * kHopperStages];  // for as long; see encode_step()
+  uint32_t absent[2 * kHopperStages][kBoxesOfLane];
+  alignas(16) int rows[kLoaders][kCopiesRows ? kHopperKeys : 4];  // of K and V, -1: none
+  uint32_t steps[2 * kHopperStages];                              // for as long; see encode_step()
   HopperItem items[kItemSlots];
   struct {
     int lo, hi;         // visible keys

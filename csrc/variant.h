@@ -6,6 +6,7 @@
 #pragma once
 
 #include "csrc/attention.h"
+#include "csrc/variant_facts.h"
 #include "csrc/variant_math.h"
 
 namespace jaxinfer {
@@ -223,8 +224,19 @@ struct VariantMath : VariantFloats {
     return same_bits<float>(bits);
   }
 
-  // ---- the rest of floats
-  // ------------------------------------------------------------------------
+  // ---- the rest of floats ----------------------------------------------------------------------
+
+  // Of angles, factor * x, up to 0.5: a polynomial that errs by 6e-7 of the result at most, where
+  // an exponential and a reciprocal would wait for the one unit that has them.
+  using VariantFloats::tanh;
+  JAXINFER_HOOK float tanh(SmallScore x, float factor = 1.0f, float size = 1.0f) {
+    factor *= x.scale;
+    const float a = size * factor, square = factor * factor, u = x.raw * x.raw;
+    const float third = a * square, fifth = third * square, seventh = fifth * square;
+    float y = ::fmaf(u, seventh * -0.04440223f, fifth * 0.13190297f);
+    y = ::fmaf(u, y, third * -0.33326318f);
+    return x.raw * ::fmaf(u, y, a * 0.99999946f);
+  }
 
   JAXINFER_HOOK float infinity() { return same_bits<float>(0x7f800000u); }
   JAXINFER_HOOK float not_a_number() { return same_bits<float>(0x7fc00000u); }
@@ -238,23 +250,20 @@ struct VariantMath : VariantFloats {
   JAXINFER_HOOK float remainder(float x, float by) { return ::fmodf(x, by); }
 };
 
-// Blocks of the mask: states of [seqs, heads, rows, keys] blocks of block_q by block_kv positions.
-struct BlockMap {
-  int operand = -1;                             // -1: not known
-  int seqs = 0, heads = 0, rows = 1, keys = 1;  // 0: one for all
-  int block_q = 1, block_kv = 1;
-};
-enum BlockState { kBlockHidden, kBlockMixed, kBlockShown };
-
 // Attention without a variant.
 struct NoVariant : VariantMath {
   static constexpr bool kHasScoreMod = false, kHasMaskMod = false, kHasQueryMod = false,
                         kHasKeyMod = false, kHasValueMod = false, kHasOutputMod = false;
   static constexpr BlockMap kBlockMap = {};
+  // score_mod is faster for a SmallScore up to this size; 0: it is not.
+  static constexpr float kSmallScores = 0.0f;
+  // score_mod adds line_mod, which begins at that key, and does nothing else.
+  static constexpr bool kAddsLine = false;
 
   JAXINFER_HOOK float score_mod(const VariantOperands&, float score, int, int, int, int) {
     return score;
   }
+  JAXINFER_HOOK Line line_mod(const VariantOperands&, int, int, int, int) { return {0.0f, 0.0f}; }
   JAXINFER_HOOK bool mask_mod(const VariantOperands&, int, int, int, int) { return true; }
   // Element i of the result, from elements vector(j).
   template <typename Vector>

@@ -135,11 +135,26 @@ def result_types(query: Any, head_dim_v: int) -> list[Any]:
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionKernels:
+    """What an attention call compiles.
+
+    Attributes:
+      attention: csrc/attention.cuh; if no tile is left to it, what merges of it.
+      hopper: csrc/attention_hopper.cuh, for the long tiles; None = that one has them.
+      hopper_tiles: keys of a step and stages of the latter; empty if there is none.
+    """
+
+    attention: KernelSpec
+    hopper: KernelSpec | None = None
+    hopper_tiles: tuple[int, ...] = ()
+
+
 # ElementType in csrc/attention.h.
 _ELEMENT_TYPES = {jnp.dtype(jnp.float16): 1, jnp.dtype(jnp.bfloat16): 2}
 
 
-def cuda_kernel(
+def cuda_kernels(
     query: Any,
     key: Any,
     value: Any,
@@ -149,8 +164,8 @@ def cuda_kernel(
     page_size: int = 0,
     arch: str | None = None,
     **has: bool,
-) -> KernelSpec | None:
-    """The CUDA kernel of an attention call; None for what csrc/attention.cuh lacks.
+) -> AttentionKernels | None:
+    """The CUDA kernels of an attention call; None for what csrc/attention.cuh lacks.
 
     Args:
       query: [..., N, H].
@@ -196,14 +211,21 @@ def cuda_kernel(
         "kHasBias": has.get("bias", False),
         "kHasMask": has.get("mask", False),
     }
-    if hopper:
-        constants["kHopperRows"] = facts.tile_rows
     code = options.hooks.code if options.hooks else ""
-    name = "attention_hopper" if hopper else "attention"
-    return KernelSpec(name, arch, tuple(constants.items()), code)
+    is_alone = hopper and len(facts.tile_classes) == 1
+    name = "attention_merge" if is_alone else "attention"
+    attention = KernelSpec(name, arch, tuple(constants.items()), code)
+    if not hopper:
+        return AttentionKernels(attention)
+    tiles = _hopper_tiles(head_dim, head_dim_v, page_size)
+    constants |= {"kCtasPerSm": 1, "kHopperRows": facts.tile_rows}
+    constants |= zip(("kHopperKeys", "kHopperStages"), tiles, strict=True)
+    long = KernelSpec("attention_hopper", arch, tuple(constants.items()), code)
+    return AttentionKernels(attention, long, tiles)
 
 
 _DECODE_ROWS = 16  # kMaxDecodeRows in csrc/attention_tiles.h
+_hopper_tiles = _native.hopper_tiles  # benchmarks put others in its place
 
 
 def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
@@ -211,7 +233,7 @@ def _has_hopper_kernel(arch, key, value, facts, page_size, has) -> bool:
     head_dim, head_dim_v = key.shape[-1], value.shape[-1]
     if arch != "sm_90a" or not _native.has_hopper_tiles(head_dim, head_dim_v):
         return False
-    if has.get("bias") or has.get("mask") or page_size % 8:
+    if has.get("bias") or has.get("mask"):
         return False
     # Tiles of the first class are left to the tile beside it, if there is another.
     short, *longer = map(facts.packed_rows, facts.tile_classes)
@@ -235,7 +257,7 @@ def call_kernel(
     dtype: Any,
     options: AttentionOptions,
     facts: PlanFacts,
-    kernel: KernelSpec | None = None,
+    kernels: AttentionKernels | None = None,
 ) -> list[jax.Array]:
     """Calls an attention target; its workspace is two more results.
 
@@ -246,7 +268,7 @@ def call_kernel(
       dtype: of out.
       options: of the call.
       facts: of the plan; they size the workspace.
-      kernel: on CUDA, what to compile.
+      kernels: on CUDA, what to compile.
 
     Returns:
       [out, lse].
@@ -260,8 +282,8 @@ def call_kernel(
         jax.ShapeDtypeStruct((*slots, out_shape[-1]), f32),
         jax.ShapeDtypeStruct(slots, f32),
     ]
-    is_hopper = kernel is not None and kernel.kernel == "attention_hopper"
-    attributes = options.attributes | {"facts": facts.encoded, "hopper": is_hopper}
-    if kernel is not None:
-        attributes |= kernel_attributes(kernel)
+    tiles = np.array(kernels.hopper_tiles if kernels else (), np.int32)
+    attributes = options.attributes | {"facts": facts.encoded, "hopper_tiles": tiles}
+    if kernels is not None:
+        attributes |= kernel_attributes(kernels.attention, hopper=kernels.hopper)
     return list(call_target(name, results, *operands, **attributes)[:2])

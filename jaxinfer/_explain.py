@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinfer import _native
-from jaxinfer._attention import AttentionOptions, cuda_kernel, make_options
+from jaxinfer._attention import AttentionOptions, cuda_kernels, make_options
 from jaxinfer._plan import Plan, PlanConfig
 from jaxinfer._visible_keys import needed_keys, visible_keys
 from jaxinfer.ops.plan import plan as make_plan
@@ -213,18 +213,20 @@ def _tiles(
             (*lead, num_kv_heads, head_dim_v),
         )
     )
-    spec = cuda_kernel(
+    used = cuda_kernels(
         query, key, value, options, facts, page_size=page_size, arch=facts.config.arch
     )
-    if spec is None:
+    if used is None:
         return ()
-    hopper_rows, tiles = dict(spec.constants).get("kHopperRows"), []
+    tiles = []
     for n in rows:
-        if n == hopper_rows:
-            found = _native.hopper_tiles(head_dim, head_dim_v, page_size)
+        if used.hopper and n == facts.tile_rows:
+            keys, stages = used.hopper_tiles
+            size = _native.hopper_shared_bytes(head_dim, head_dim_v, keys, stages)
+            name = used.hopper.kernel
+            tiles.append(Tile(name, n, n // group, keys, stages, size))
         else:
             ctas = facts.ctas_per_sm
             found = _native.attention_tiles(head_dim, head_dim_v, ctas, n)
-        name = spec.kernel if n == hopper_rows else "attention"
-        tiles.append(Tile(name, n, n // group, **found))
+            tiles.append(Tile("attention", n, n // group, **found))
     return tuple(tiles)

@@ -12,11 +12,11 @@ from jaxinfer import _native, jit
 
 # Part of every target name: raised when operands or attributes change, so that a cached
 # or exported program of an older version fails by name instead of by contents.
-ABI_VERSION = "v5"
+ABI_VERSION = "v6"
 
 
 def target_name(op: str) -> str:
-    """The FFI target of an op, e.g. "jaxinfer_v4_plan"."""
+    """The FFI target of an op, e.g. "jaxinfer_v6_plan"."""
     return f"jaxinfer_{ABI_VERSION}_{op}"
 
 
@@ -49,12 +49,24 @@ def register_targets() -> None:
     _native.set_kernel_resolver(jit.resolve)
 
 
-def kernel_attributes(spec: jit.KernelSpec) -> dict[str, Any]:
-    """Compiles a kernel, if it has to be, and names it in the attributes of a call.
+def kernel_attributes(
+    spec: jit.KernelSpec, **beside: jit.KernelSpec | None
+) -> dict[str, Any]:
+    """Compiles kernels, if they have to be, and names them in the attributes of a call.
 
-    To be used while a program is lowered. The name is a digest of all that the kernel
-    is made from; with embed_kernels() the program carries the kernel itself too.
+    To be used while a program is lowered. The name is a digest of all that a kernel is
+    made from; with embed_kernels() the program carries the kernel itself too.
+
+    Args:
+      spec: what becomes the attributes `kernel` and `cubin`.
+      **beside: what becomes `<name>_kernel` and `<name>_cubin`; None = empty ones.
     """
-    digest = jit.load(spec)
-    cubin = jit.find(digest) if jit.is_embedding() else None
-    return {"kernel": digest, "cubin": jit.encode_cubin(cubin)}
+    specs = {"": spec} | {f"{name}_": other for name, other in beside.items()}
+    digests = jit.load_all(filter(None, specs.values()))
+    attributes = {}
+    for prefix, given in specs.items():
+        digest = digests[given] if given else ""
+        cubin = jit.find(digest) if jit.is_embedding() else None
+        attributes[f"{prefix}kernel"] = digest
+        attributes[f"{prefix}cubin"] = jit.encode_cubin(cubin)
+    return attributes

@@ -161,7 +161,7 @@ def good_call(rng, op: str | None = None, unusual: bool = False) -> Call:
     elif op == "update_kv_pages":
         attributes = {}
     elif op != "plan":
-        attributes |= options.attributes | {"hopper": False}
+        attributes |= options.attributes | {"hopper_tiles": np.zeros(0, np.int32)}
         lengths = operands["cu_q_lens"], operands["kv_lens"]
         if len(lengths[1]) == facts[1]:
             operands["plan"] = _native.make_plan(facts, *lengths)

@@ -34,7 +34,7 @@ SPECIAL = (INT32.min, INT32.max, INT32.max - 1, -(2**30), 2**30, -1, 0, 1, 2, 3,
 DTYPES = ("float32", "float16", "bfloat16", "int32", "uint32", "int8", "bool", "uint16")
 
 
-SIZES = ("head_dim", "head_dim_v", "window", "facts", "page_indices")
+SIZES = ("head_dim", "head_dim_v", "window", "facts", "page_indices", "hopper_tiles")
 
 
 class WrongError(Exception):
@@ -114,7 +114,7 @@ def spoil_facts(rng, facts: np.ndarray) -> np.ndarray:
 
 def spoil_attribute(rng, attributes: dict) -> dict:
     name = rng.choice(list(attributes))
-    match rng.integers(5):
+    match rng.integers(6):
         case 0:
             return {k: v for k, v in attributes.items() if k != name}
         case 1:
@@ -129,6 +129,12 @@ def spoil_attribute(rng, attributes: dict) -> dict:
         case 4 if "scale" in attributes:
             name = rng.choice(["window_left", "window_right"])
             return attributes | {name: np.int32(rng.choice(SPECIAL))}
+        case 5 if "hopper_tiles" in attributes:
+            plausible = [16 * rng.integers(20), rng.integers(6)]
+            tiles = rng.choice([plausible, any_int32(rng, 2)]).astype(np.int32)
+            return attributes | {
+                "hopper_tiles": np.resize(tiles, rng.choice([1, 2, 2, 3]))
+            }
     return {k: np.float32(1.0) for k in attributes}
 
 

@@ -219,7 +219,7 @@ def test_entry_points_of_kernels_are_loaded_before_they_are_launched():
     several = [set(re.findall(r'"(\w+)"', names)) for names in several]
     assert sorted({*loaded}.union(*several)) == sorted(entries)
     # A source that includes another one has all of its entry points as well.
-    for source in ("attention", "attention_hopper"):
+    for source in ("attention", "attention_hopper", "attention_merge"):
         include = f'#include "csrc/{source}.cuh"'
         headers = jit.transitive_headers(include, jit.device_sources())
         assert set(entry.findall("".join(headers.values()))) in several

@@ -6,11 +6,13 @@ In processes of their own: a crash fails the test and names the case. tests/run_
 runs the same under sanitizers.
 """
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import fuzz_calls
+import fuzz_ffi
 import fuzz_oracles
 import numpy as np
 import pytest
@@ -58,3 +60,21 @@ def test_good_calls_fit_and_spoiled_ones_do_not(op):
             is_unused and name in ("page_table", "page_indptr", "kv_lens", "cu_q_lens")
         ):
             assert not fuzz_oracles.fits(spoiled), name
+
+
+# The last but one does not fit shared memory, for head dims of 64 and 48.
+WRONG_TILES = [
+    *((128,), (128, 2, 1), (0, 0), (24, 2), (272, 1), (16, 5), (-16, -1)),
+    *((256, 4), (2**31 - 1, 2**31 - 1)),
+]
+
+
+@pytest.mark.parametrize("tiles", [(), (128, 2), (64, 4), *WRONG_TILES])
+def test_tiles_for_sm_90a_are_checked(tiles):
+    """On CPUs too, which have no use for them: all platforms match alike."""
+    call = fuzz_calls.good_call(np.random.default_rng(1), op="ragged_attention")
+    assert [call.operands[name].shape[-1] for name in ("key", "value")] == [64, 48]
+    attributes = call.attributes | {"hopper_tiles": np.array(tiles, np.int32)}
+    call = dataclasses.replace(call, attributes=attributes)
+    _, refusal = fuzz_ffi.run(fuzz_ffi.compiled(call), list(call.operands.values()))
+    assert ("hopper_tiles must be empty, or" in refusal) == (tiles in WRONG_TILES)

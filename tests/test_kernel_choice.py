@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxinfer as ji
-from jaxinfer import TileClass, jit, variants
+from jaxinfer import TileClass, _attention, jit, variants
 from jaxinfer.variant import Variant
 
 T, B, N, K = 64, 4, 8, 2
@@ -43,7 +43,7 @@ def ragged():
 
 
 def attention_call(operands, arch="sm_90a", **options):
-    """(spec, what the program tells the extension)."""
+    """(specs by kernel, the tiles that the program tells the extension)."""
     ops = {
         "k_pages": ji.ragged_paged_attention,
         "cu_kv_lens": ji.ragged_attention,
@@ -54,9 +54,9 @@ def attention_call(operands, arch="sm_90a", **options):
     with pytest.MonkeyPatch.context() as patch, jit.collect_specs() as specs:
         patch.setenv("JAXINFER_PLAN_TARGET", arch)
         lowered = jax.jit(call).trace(**operands).lower(lowering_platforms=("cuda",))
-    (spec,) = (spec for spec in specs if spec.kernel.startswith("attention"))
-    (told,) = re.findall(r"hopper = (true|false)", lowered.as_text())
-    return spec, told == "true"
+    found = {s.kernel: s for s in specs if s.kernel.startswith("attention")}
+    (told,) = re.findall(r"hopper_tiles = dense<\[?(.*?)\]?> :", lowered.as_text())
+    return found, tuple(map(int, told.split(", "))) if told else ()
 
 
 def planned(*classes, **fields):
@@ -121,12 +121,40 @@ OTHERS = {
 @pytest.mark.parametrize("name", HOPPER)
 def test_prefill_has_a_kernel_of_its_own(name):
     operands, options = HOPPER[name]
-    spec, is_told = attention_call(operands, **options)
-    constants = dict(spec.constants)
-    assert (spec.kernel, is_told) == ("attention_hopper", True)
+    found, told = attention_call(operands, **options)
+    constants = dict(found["attention_hopper"].constants)
+    assert told == (constants["kHopperKeys"], constants["kHopperStages"])
     assert 16 < constants["kHopperRows"] <= 128
     assert constants["kHopperRows"] % constants["kGroup"] == 0
-    assert constants["kTileRows"] == 16  # what the decode tile beside it has
+    # Where no tile is short, what merges is all that the decode kernel is needed for.
+    is_alone = name == "more than 16 heads a group"
+    beside = "attention_merge" if is_alone else "attention"
+    assert set(found) == {"attention_hopper", beside}
+    for spec in found.values():
+        assert dict(spec.constants)["kTileRows"] == 16
+
+
+def test_decode_beside_prefill_is_decode_alone():
+    """One kernel for both, where the decode tile has 16 rows in both."""
+    alone, _ = attention_call(paged(tokens=B, heads=16 * K))
+    mixed, _ = attention_call(paged(heads=16 * K))
+    assert mixed["attention"] == alone["attention"]
+
+
+def test_two_ctas_of_decode_change_no_prefill_kernel():
+    one, two = (
+        attention_call(paged(), **planned(*TILES, ctas_per_sm=n))[0] for n in (1, 2)
+    )
+    assert one["attention_hopper"] == two["attention_hopper"]
+    assert one["attention"] != two["attention"]
+
+
+def test_benchmarks_may_choose_other_tiles(monkeypatch):
+    monkeypatch.setattr(_attention, "_hopper_tiles", lambda *sizes: (96, 3))
+    found, told = attention_call(paged(page_size=32))
+    assert told == (96, 3)
+    constants = {"kHopperKeys": 96, "kHopperStages": 3}
+    assert constants.items() <= dict(found["attention_hopper"].constants).items()
 
 
 @pytest.mark.parametrize(
@@ -155,6 +183,6 @@ def test_large_batches_have_two_ctas_of_decode_a_multiprocessor(
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_else_is_left_to_the_kernel_for_all(name):
     operands, options = OTHERS[name]
-    spec, is_told = attention_call(operands, **options)
-    assert (spec.kernel, is_told) == ("attention", False)
-    assert "kHopperRows" not in dict(spec.constants)
+    found, told = attention_call(operands, **options)
+    assert (list(found), told) == (["attention"], ())
+    assert "kHopperRows" not in dict(found["attention"].constants)

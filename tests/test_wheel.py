@@ -125,7 +125,7 @@ print(sources.folder)
 def test_finds_its_own_device_sources(installed):
     *kernels, folder = run_installed(installed, SOURCES).splitlines()
     assert folder == f"{installed}/jaxinfer/csrc"
-    attention = "attention", "attention_hopper"
+    attention = "attention", "attention_hopper", "attention_merge"
     names = *attention, "merge_partials", "plan", "rope", "update_kv_pages"
     assert kernels == [f"{name} True" for name in names]
 

@@ -8,7 +8,6 @@
 #include <memory>
 
 #include "csrc/attention_tiles.h"
-#include "csrc/hopper_tiles.h"
 #include "xla_ffi/arrivals.h"
 #include "xla_ffi/attention_hopper.h"
 
@@ -102,7 +101,7 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
                   "must be a multiple of 16 and at most 256");
   matcher.require(p.head_dim_v % 16 == 0 && p.head_dim_v > 0 && p.head_dim_v <= 256, "head_dim_v",
                   "must be a multiple of 16 and at most 256");
-  ffi::Span<const int32_t> encoded;
+  ffi::Span<const int32_t> encoded, hopper_tiles;
   matcher.attribute(attributes, "facts", &encoded)
       .attribute(attributes, "scale", &p.scale)
       .attribute(attributes, "logits_soft_cap", &p.logits_soft_cap)
@@ -110,8 +109,11 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
       .attribute<int32_t>(attributes, "window_left", &p.window_left)
       .attribute<int32_t>(attributes, "window_right", &p.window_right)
       .attribute(attributes, "use_softmax", &p.use_softmax)
-      .attribute(attributes, "hopper", &call->uses_hopper);
+      .attribute(attributes, "hopper_tiles", &hopper_tiles);
   if (!matcher.ok()) return;
+  if (hopper_tiles.size() == 2) call->hopper = {hopper_tiles[0], hopper_tiles[1]};
+  matcher.require(hopper_tiles.size() == 0 || fits_hopper(p.head_dim, p.head_dim_v, call->hopper),
+                  "hopper_tiles", "must be empty, or keys and stages that fit shared memory");
   const char* wrong = decode_plan_facts(encoded.begin(), encoded.size(), &call->facts);
   if (wrong != nullptr) {
     matcher.require(false, "facts:", wrong);
@@ -179,11 +181,12 @@ ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call) {
 }
 
 ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call) {
-  const ffi::Error error =
-      call.uses_hopper ? load_kernel(attributes, {"attention", "attention_hopper", "merge_split"})
-                       : load_kernel(attributes, {"attention", "merge_split"});
+  ffi::Error error = call.is_all_long() ? load_kernel(attributes, {"merge_split"})
+                                        : load_kernel(attributes, {"attention", "merge_split"});
+  if (error.success() && call.uses_hopper())
+    error = load_kernel(attributes, {"attention_hopper"}, kHopperKernel);
   const int64_t count = num_arrivals(call);
-  if (error.success() && call.uses_hopper && draws_tickets(call.facts))
+  if (error.success() && call.uses_hopper() && draws_tickets(call.facts))
     reserve_arrivals(tickets_key(call.params), 1);
   if (error.success() && count > 0) reserve_arrivals(call.params.partial_lse, count);
   return error;
@@ -200,13 +203,13 @@ ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const Attent
   if (count > 0) p.arrivals = find_arrivals(p.partial_lse, count);
   Launch attend;
   // The band of long tiles is left to the kernel for sm_90a, if there is one.
-  attend.grid_x = call.uses_hopper ? facts.band_ctas[0] : facts.num_ctas();
+  attend.grid_x = call.uses_hopper() ? facts.band_ctas[0] : facts.num_ctas();
   attend.threads = tiles.threads();
-  attend.shared_bytes = tiles.shared_bytes(call.uses_hopper ? kMaxDecodeRows : most_rows(facts));
-  const bool is_all_long = call.uses_hopper && facts.num_bands() == 1;
+  attend.shared_bytes = tiles.shared_bytes(call.uses_hopper() ? kMaxDecodeRows : most_rows(facts));
   ffi::Error error = ffi::Error::Success();
-  if (!is_all_long) error = launch(stream, attributes, "attention", attend, &p);
-  if (error.success() && call.uses_hopper) error = launch_hopper(stream, attributes, p, facts);
+  if (!call.is_all_long()) error = launch(stream, attributes, "attention", attend, &p);
+  if (error.success() && call.uses_hopper())
+    error = launch_hopper(stream, attributes, p, facts, call.hopper);
   if (error.failure() || p.num_merges == 0 || p.arrivals != nullptr) return error;
   Launch merge;
   merge.grid_x = p.num_merges;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "csrc/attention.h"
+#include "csrc/hopper_tiles.h"
 #include "csrc/plan.h"
 #include "xla_ffi/check.h"
 #include "xla_ffi/kernel.h"
@@ -16,8 +17,12 @@ namespace jaxinfer {
 struct AttentionCall {
   AttentionParams params{};
   PlanFacts facts{};
-  size_t num_operands = 0;   // of the op; behind them come those of a variant
-  bool uses_hopper = false;  // CUDA: tiles of many rows are left to the kernel for sm_90a
+  size_t num_operands = 0;  // of the op; behind them come those of a variant
+  HopperTiles hopper{};     // CUDA: of the kernel for sm_90a, if the long tiles are left to it
+
+  bool uses_hopper() const { return hopper.keys > 0; }
+  // Whether all tiles are: then of the other kernel only what merges is compiled.
+  bool is_all_long() const { return uses_hopper() && facts.num_bands() == 1; }
 };
 
 // Matches the operands and results of one op against their documented shapes and fills
@@ -33,10 +38,11 @@ void match_call(Matcher& matcher, const Buffers& buffers, size_t num_operands,
 // Runs the items of every CTA on XLA's thread pool, then the merges.
 ffi::Future run_on_cpu(ffi::ThreadPool pool, AttentionCall call);
 
-// Before any run of it: loads the kernel, and reserves what it counts with.
+// Before any run of it: loads the kernels, and reserves what it counts with.
 ffi::Error prepare_on_cuda(ffi::Dictionary attributes, const AttentionCall& call);
 
-// Launches the kernel of csrc/attention.cuh and, if it does not merge, that which does.
+// Launches csrc/attention.cuh, csrc/attention_hopper.cuh or both and, if they do not merge, what
+// does.
 ffi::Error run_on_cuda(CUstream stream, ffi::Dictionary attributes, const AttentionCall& call);
 
 template <MatchAttention match>

@@ -6,7 +6,6 @@
 
 #include "csrc/attention_tiles.h"
 #include "csrc/hopper_params.h"
-#include "csrc/hopper_tiles.h"
 #include "xla_ffi/arrivals.h"
 
 namespace jaxinfer {
@@ -30,19 +29,24 @@ struct Tensor {
 };
 
 // K or V, with rows of `dim` elements for each KV head.
-bool encode_cache(const AttentionParams& p, const void* data, int64_t dim, const HopperTiles& tiles,
+bool encode_cache(const AttentionParams& p, const void* data, int64_t dim, int box,
                   TensorMap* map) {
   using Size = unsigned long;
   const Size size = dim, heads = p.num_kv_heads, head_bytes = 2 * size, row = heads * head_bytes;
   if (p.kv.kv_starts != nullptr) {
     const Size rows = p.kv.num_pages;
-    return Tensor<3>{{size, heads, rows}, {head_bytes, row}, {64, 1, unsigned(tiles.keys)}}.encode(
+    return Tensor<3>{{size, heads, rows}, {head_bytes, row}, {64, 1, unsigned(box)}}.encode(
         data, p.q_type, map);
   }
+  if (box < 8) return true;  // the kernel copies rows itself
   const Size groups = Size(p.num_layers * p.kv.num_pages * p.kv.page_size / 8);
+  if ((p.head_dim | p.head_dim_v) % 64 != 0)
+    return Tensor<4>{
+        {size, 8, groups, heads}, {row, 8 * row, head_bytes}, {64, 8, unsigned(box / 8), 1}}
+        .encode(data, p.q_type, map);
   return Tensor<5>{{64, 8, size / 64, groups, heads},
                    {row, 128, 8 * row, head_bytes},
-                   {64, 8, unsigned(size / 64), unsigned(tiles.box / 8), 1}}
+                   {64, 8, unsigned(size / 64), unsigned(box / 8), 1}}
       .encode(data, p.q_type, map);
 }
 
@@ -59,7 +63,7 @@ int section_heads(const PlanFacts& facts, int64_t dims) {
 }  // namespace
 
 ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const AttentionParams& params,
-                         const PlanFacts& facts) {
+                         const PlanFacts& facts, HopperTiles tiles) {
   HopperParams hopper;
   hopper.p = params;
   const AttentionParams& p = hopper.p;
@@ -68,9 +72,9 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   // Long tiles are those of the second band, or there is only one.
   const bool is_beside = facts.num_bands() > 1;
   const bool leaves_long = is_beside && facts.tile_tokens(0) * p.group > kMaxDecodeRows;
-  if (!has_hopper_tiles(p.head_dim, p.head_dim_v) || page_size % 8 != 0 || leaves_long)
+  if (!has_hopper_tiles(p.head_dim, p.head_dim_v) || leaves_long)
     return ffi::Error::InvalidArgument("jaxinfer: no such kernel for sm_90a");
-  const HopperTiles tiles = hopper_tiles(p.head_dim, p.head_dim_v, page_size);
+  const HopperLayout layout = hopper_layout(p.head_dim, p.head_dim_v, page_size, tiles);
   const unsigned tokens = facts.tile_tokens(facts.num_tile_classes - 1);
   const unsigned long head_bytes = 2 * p.head_dim;
   const Tensor<3> queries{
@@ -79,8 +83,8 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
       {head_bytes, head_bytes * p.num_q_heads},
       {64, static_cast<unsigned>(p.group), tokens}};
   if (!queries.encode(p.q, p.q_type, &hopper.q) ||
-      !encode_cache(p, p.k, p.head_dim, tiles, &hopper.k) ||
-      !encode_cache(p, p.v, p.head_dim_v, tiles, &hopper.v))
+      !encode_cache(p, p.k, p.head_dim, layout.box, &hopper.k) ||
+      !encode_cache(p, p.v, p.head_dim_v, layout.box, &hopper.v))
     return ffi::Error::Internal("jaxinfer: the driver refuses a tensor map");
   hopper.tickets = nullptr;
   if (draws_tickets(facts))
@@ -91,9 +95,9 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
   Launch prefill;
   prefill.grid_x = facts.num_ctas() - hopper.first_cta;
   prefill.threads = kHopperThreads;
-  prefill.shared_bytes = tiles.shared_bytes;
+  prefill.shared_bytes = layout.shared_bytes;
   prefill.overlaps_previous = is_beside;  // which is the kernel of the first band
-  return launch(stream, attributes, "attention_hopper", prefill, &hopper);
+  return launch(stream, attributes, "attention_hopper", prefill, &hopper, kHopperKernel);
 }
 
 }  // namespace jaxinfer

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "csrc/attention.h"
+#include "csrc/hopper_tiles.h"
 #include "csrc/plan.h"
 #include "xla_ffi/kernel.h"
 
@@ -23,6 +24,6 @@ inline const void* tickets_key(const AttentionParams& params) {
 // For the band of long tiles. That of short ones, if there is one, was launched last: this one
 // takes the SMs that it has left.
 ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const AttentionParams& params,
-                         const PlanFacts& facts);
+                         const PlanFacts& facts, HopperTiles tiles);
 
 }  // namespace jaxinfer

@@ -117,12 +117,13 @@ void set_kernel_resolver(KernelResolver resolver) {
   registry().resolver = std::move(resolver);
 }
 
-ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries) {
+ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries,
+                       KernelAttributes named) {
   ++num_initialize_calls;
   const CudaDriver* driver = cuda_driver();
   if (driver == nullptr) return ffi::Error::Internal("jaxinfer: libcuda.so.1 has no CUDA >= 12.0");
-  const auto digest = attributes.get<std::string_view>("kernel");
-  const auto cubin = attributes.get<ffi::Span<const int32_t>>("cubin");
+  const auto digest = attributes.get<std::string_view>(named.digest);
+  const auto cubin = attributes.get<ffi::Span<const int32_t>>(named.cubin);
   if (digest.has_error()) return digest.error();
   if (cubin.has_error()) return cubin.error();
   Kernel* kernel = find(*digest);
@@ -143,9 +144,9 @@ ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const c
 }
 
 ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
-                  const Launch& launch, const void* params) {
+                  const Launch& launch, const void* params, KernelAttributes named) {
   ++num_execute_calls;
-  const auto digest = attributes.get<std::string_view>("kernel");
+  const auto digest = attributes.get<std::string_view>(named.digest);
   if (digest.has_error()) return digest.error();
   Kernel* kernel = find(*digest);
   if (kernel == nullptr) return ffi::Error::Internal("jaxinfer: kernel was not initialized");

@@ -29,11 +29,19 @@ struct ResolvedKernel {
 using KernelResolver = std::function<ResolvedKernel(const std::string& digest)>;
 void set_kernel_resolver(KernelResolver resolver);
 
-// Stage "initialize" of every CUDA target: loads entry points of the kernel named by the
-// attributes `kernel` (digest) and `cubin` ([0], or the number of bytes and the bytes
-// themselves) on the current device. Execute may run during capture, when nothing can be
-// loaded.
-ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries);
+// The attributes that name a kernel: its digest, and the cubin ([0], or the number of bytes and the
+// bytes themselves).
+struct KernelAttributes {
+  const char* digest;
+  const char* cubin;
+};
+constexpr KernelAttributes kOwnKernel{"kernel", "cubin"};
+constexpr KernelAttributes kHopperKernel{"hopper_kernel", "hopper_cubin"};
+
+// Stage "initialize" of every CUDA target: loads entry points of a kernel on the current device.
+// Execute may run during capture, when nothing can be loaded.
+ffi::Error load_kernel(ffi::Dictionary attributes, std::initializer_list<const char*> entries,
+                       KernelAttributes named = kOwnKernel);
 
 struct Launch {
   unsigned grid_x = 1, grid_y = 1, grid_z = 1;
@@ -44,7 +52,7 @@ struct Launch {
 
 // Launches entry point `entry` of the loaded kernel; its only parameter is a struct.
 ffi::Error launch(CUstream stream, ffi::Dictionary attributes, const char* entry,
-                  const Launch& launch, const void* params);
+                  const Launch& launch, const void* params, KernelAttributes named = kOwnKernel);
 
 // That stage for an op that needs nothing but one entry point.
 template <const auto& kEntry>

@@ -43,7 +43,7 @@ py::dict layout_dict(const Int32s& encoded) {
   return d;
 }
 
-// Of the CUDA kernel for every GPU, and of the one for sm_90a: fields of Tile in _explain.py.
+// Of the CUDA kernel for every GPU: fields of Tile in _explain.py.
 py::dict tiles_dict(int head_dim, int head_dim_v, int ctas_per_sm, int tile_rows) {
   const AttentionTiles tiles = attention_tiles(head_dim, head_dim_v, ctas_per_sm);
   py::dict d;
@@ -52,13 +52,13 @@ py::dict tiles_dict(int head_dim, int head_dim_v, int ctas_per_sm, int tile_rows
   d["shared_bytes"] = tiles.shared_bytes(tile_rows);
   return d;
 }
-py::dict hopper_tiles_dict(int head_dim, int head_dim_v, int page_size) {
+// Of the one for sm_90a.
+py::tuple hopper_tiles_tuple(int head_dim, int head_dim_v, int page_size) {
   const HopperTiles tiles = hopper_tiles(head_dim, head_dim_v, page_size);
-  py::dict d;
-  d["keys"] = tiles.keys;
-  d["stages"] = kHopperStages;
-  d["shared_bytes"] = tiles.shared_bytes;
-  return d;
+  return py::make_tuple(tiles.keys, tiles.stages);
+}
+int hopper_shared_bytes(int head_dim, int head_dim_v, int keys, int stages) {
+  return hopper_layout(head_dim, head_dim_v, 0, {keys, stages}).shared_bytes;
 }
 
 // Without elements cu_q_lens is absent: one query each.
@@ -96,8 +96,10 @@ PYBIND11_MODULE(_native, m) {
   m.def("attention_tiles", &tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("ctas_per_sm"), py::arg("tile_rows"));
   m.def("has_hopper_tiles", &has_hopper_tiles, py::arg("head_dim"), py::arg("head_dim_v"));
-  m.def("hopper_tiles", &hopper_tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
+  m.def("hopper_tiles", &hopper_tiles_tuple, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("page_size"));
+  m.def("hopper_shared_bytes", &hopper_shared_bytes, py::arg("head_dim"), py::arg("head_dim_v"),
+        py::arg("keys"), py::arg("stages"));
   m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
 
   auto capsule = [](XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {

@@ -8,7 +8,7 @@ finds the kernel by it. Nothing is compiled while tracing, and nothing while run
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from jaxinfer.jit.collect import collect_specs, collected
 from jaxinfer.jit.disk import CacheEntry, DiskCache, default_cache_dir
@@ -44,6 +44,7 @@ __all__ = [
     "is_embedding",
     "kernel_digest",
     "load",
+    "load_all",
     "read_specs",
     "resolve",
     "transitive_headers",
@@ -67,7 +68,23 @@ def load(spec: KernelSpec) -> str:
       NvrtcUnavailable: if there is no compiler, or a defective one.
       ValueError: if a source that the kernel includes does not exist.
     """
-    return collected(spec) or DEFAULT.load(spec)
+    return load_all([spec])[spec]
+
+
+def load_all(specs: Iterable[KernelSpec]) -> dict[KernelSpec, str]:
+    """load() of kernels that are needed together: they are compiled side by side.
+
+    Args:
+      specs: what to compile.
+
+    Returns:
+      The digest of each.
+
+    Raises:
+      CompileError, NvrtcUnavailable, ValueError: as load() does.
+    """
+    specs = list(specs)
+    return collected(specs) or DEFAULT.load_all(specs)
 
 
 def find(digest: str) -> bytes | None:

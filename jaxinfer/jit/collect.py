@@ -40,17 +40,17 @@ def collect_specs() -> Iterator[list[KernelSpec]]:
         yield collector.specs
 
 
-def collected(spec: KernelSpec) -> str | None:
-    """Adds a spec to the list of the context; None if there is none.
+def collected(specs: list[KernelSpec]) -> dict[KernelSpec, str] | None:
+    """Adds specs to the list of the context; None if there is none.
 
     Args:
-      spec: what lowering asks for.
+      specs: what lowering asks for.
 
     Returns:
-      A digest that no kernel has.
+      A digest that no kernel has, for each.
     """
     collector = _collector.value
     if collector is None:
         return None
-    collector.specs.append(spec)
-    return _NO_DIGEST
+    collector.specs.extend(specs)
+    return dict.fromkeys(specs, _NO_DIGEST)

@@ -3,7 +3,8 @@
 """From a KernelSpec to a cubin: in memory, else on disk, else compiled."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from jaxinfer.jit.disk import DiskCache, default_cache_dir
 from jaxinfer.jit.locate import find_nvrtc
@@ -132,6 +133,14 @@ class KernelStore:
         if digest not in self._registered:
             self._flight.run(("register", digest), lambda: self._register_once(digest))
         return digest
+
+    def load_all(self, specs: Sequence[KernelSpec]) -> dict[KernelSpec, str]:
+        """load() of each, all but the first in threads of their own."""
+        with ThreadPoolExecutor(thread_name_prefix="jaxinfer-load") as pool:
+            others = [pool.submit(self.load, spec) for spec in specs[1:]]
+            loaded = [self.load(spec) for spec in specs[:1]]
+            loaded += [other.result() for other in others]
+        return dict(zip(specs, loaded, strict=True))
 
     def compile(self, spec: KernelSpec) -> Compiled:
         """Compiles, whatever is cached, and keeps nothing."""

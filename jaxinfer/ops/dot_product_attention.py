@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinfer import _check, _fold
-from jaxinfer._attention import absent, call_kernel, cuda_kernel, make_options
+from jaxinfer._attention import absent, call_kernel, cuda_kernels, make_options
 from jaxinfer._compat import define_op, out_type
 from jaxinfer._plan import PlanConfig, PlanFacts
 from jaxinfer.ops.plan import plan_op
@@ -216,15 +216,15 @@ def _out_types(query, key, value, *_, **params):
 def _cuda(*operands, options, facts, implementation):
     query, key, value, bias, mask, *_ = operands
     given = {"bias": bias.size > 0, "mask": mask.size > 0}
-    kernel = cuda_kernel(query, key, value, options, facts, **given)
-    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+    kernels = cuda_kernels(query, key, value, options, facts, **given)
+    return kernels and _call(*operands, options=options, facts=facts, kernels=kernels)
 
 
 def _cpu(*operands, options, facts, implementation):
     return _call(*operands, options=options, facts=facts)
 
 
-def _call(*operands, options, facts, kernel=None):
+def _call(*operands, options, facts, kernels=None):
     query, kv_lens, cu_q_lens = (operands[i] for i in (0, 6, 7))
     batch, num_queries, num_heads, head_dim = query.shape
     # Query t stands at position t. The planner counts from the end of the keys: with as
@@ -238,7 +238,7 @@ def _call(*operands, options, facts, kernel=None):
         query.dtype,
         options,
         facts,
-        kernel,
+        kernels,
     )
     return [out.reshape(query.shape), lse.reshape(query.shape[:3])]
 

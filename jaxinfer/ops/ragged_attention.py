@@ -10,7 +10,7 @@ from jaxinfer import _check, _fold
 from jaxinfer._attention import (
     absent,
     call_kernel,
-    cuda_kernel,
+    cuda_kernels,
     make_options,
     no_cpu_kernel,
     per_head,
@@ -163,7 +163,7 @@ def _out_types(query, key, value, *_, **params):
 def _cuda(*operands, options, facts, implementation):
     query, key, value = operands[:3]
     k_scale, v_scale, sink = operands[6:9]
-    kernel = cuda_kernel(
+    kernels = cuda_kernels(
         query,
         key,
         value,
@@ -173,7 +173,7 @@ def _cuda(*operands, options, facts, implementation):
         v_scale=v_scale.size > 0,
         sink=sink.size > 0,
     )
-    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+    return kernels and _call(*operands, options=options, facts=facts, kernels=kernels)
 
 
 def _cpu(*operands, options, facts, implementation):
@@ -182,7 +182,7 @@ def _cpu(*operands, options, facts, implementation):
     return _call(*operands, options=options, facts=facts)
 
 
-def _call(*operands, options, facts, kernel=None):
+def _call(*operands, options, facts, kernels=None):
     query, value, kv_lens, cu_q_lens, plan = (operands[i] for i in (0, 2, 4, 5, 9))
     if not plan.size:
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
@@ -193,7 +193,7 @@ def _call(*operands, options, facts, kernel=None):
         query.dtype,
         options,
         facts,
-        kernel,
+        kernels,
     )
 
 

@@ -12,7 +12,7 @@ from jaxinfer import _check, _fold
 from jaxinfer._attention import (
     absent,
     call_kernel,
-    cuda_kernel,
+    cuda_kernels,
     make_options,
     no_cpu_kernel,
     per_head,
@@ -238,7 +238,7 @@ def _out_types(query, k_pages, v_pages, *_, **params):
 def _cuda(*operands, options, facts, implementation):
     query, k_pages, v_pages, _, page_indptr = operands[:5]
     layer, k_scale, v_scale, sink = operands[7:11]
-    kernel = cuda_kernel(
+    kernels = cuda_kernels(
         query,
         k_pages,
         v_pages,
@@ -251,7 +251,7 @@ def _cuda(*operands, options, facts, implementation):
         v_scale=v_scale.size > 0,
         sink=sink.size > 0,
     )
-    return kernel and _call(*operands, options=options, facts=facts, kernel=kernel)
+    return kernels and _call(*operands, options=options, facts=facts, kernels=kernels)
 
 
 def _cpu(*operands, options, facts, implementation):
@@ -260,7 +260,7 @@ def _cpu(*operands, options, facts, implementation):
     return _call(*operands, options=options, facts=facts)
 
 
-def _call(*operands, options, facts, kernel=None):
+def _call(*operands, options, facts, kernels=None):
     query, v_pages, kv_lens, cu_q_lens, plan = (operands[i] for i in (0, 2, 5, 6, 11))
     if not plan.size:
         (plan,) = plan_op.bind(cu_q_lens, kv_lens, facts=facts)
@@ -271,7 +271,7 @@ def _call(*operands, options, facts, kernel=None):
         query.dtype,
         options,
         facts,
-        kernel,
+        kernels,
     )
 
 

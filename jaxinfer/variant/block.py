@@ -20,6 +20,7 @@ class Block:
 
     Attributes:
       hook: name of the hook, for messages.
+      small_scores: None, or up to which size of a score there is a faster function.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Block:
             element, a variable or a literal.
         """
         self.hook = hook
+        self.small_scores: float | None = None
         self._lines: list[str] = []
         self._operands = operands
         self._rules = rules
@@ -102,6 +104,11 @@ class Block:
         self._scope(name, no)
         self._write("}")
         return name
+
+    def bound_score(self, size: float) -> None:
+        """What was written is faster for scores up to this size."""
+        known = self.small_scores
+        self.small_scores = size if known is None else min(known, size)
 
     def body(self, result: str) -> list[str]:
         """The lines that were written, but for what `result` does not need."""

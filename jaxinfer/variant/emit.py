@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxinfer.variant import dtypes, gather, primitives, shapes
+from jaxinfer.variant import columns, dtypes, gather, primitives, shapes
 from jaxinfer.variant.block import Block
 from jaxinfer.variant.graph import Argument, Node
 from jaxinfer.variant.index import Index
@@ -46,6 +46,8 @@ def render(
     lines += [f"  static constexpr {constant};" for constant in constants]
     for hook, result in results.items():
         lines += _hook(hook, parameters[hook], result, numbers)
+        if hook == "score_mod":
+            lines += _line(parameters[hook], result, numbers)
     lines += ["};", "}  // namespace jaxinfer"]
     return "\n".join([*lines, ""])
 
@@ -66,16 +68,42 @@ def _hook(
     dtype = np.dtype(bool if hook == "mask_mod" else np.float32)
     value = primitives.convert(block, value, result.dtype, dtype)
 
-    declared = ["const VariantOperands& at"]
-    for node in parameters:
-        c_type = "const Vector&" if node.shape else dtypes.C_TYPES[node.dtype.name]
-        declared.append(f"{c_type} {node.name}")
-    declared += ["int i"] if is_vector else []
-    head = f"JAXINFER_HOOK {dtypes.C_TYPES[dtype.name]} {hook}({', '.join(declared)})"
-    lines = [""]
+    declared = {
+        node.name: f"{dtypes.C_TYPES[node.dtype.name]} {node.name}"
+        for node in parameters
+        if not node.shape
+    }
+    body, lines = block.body(value), [""]
     if is_vector:
         lines += [f"// vector: {_type(parameters[0])}", "template <typename Vector>"]
-    lines += [f"{head} {{", *(f"  {line}" for line in block.body(value)), "}"]
+        declared = {"vector": "const Vector& vector", **declared, "i": "int i"}
+    if block.small_scores is not None:
+        size = dtypes.literal(np.float32(block.small_scores), np.dtype(np.float32))
+        lines = [f"static constexpr float kSmallScores = {size};", *lines]
+        lines += ["template <typename Score>"]
+        declared["score"] = "Score score"
+    head = ", ".join(["const VariantOperands& at", *declared.values()])
+    lines += [f"JAXINFER_HOOK {dtypes.C_TYPES[dtype.name]} {hook}({head}) {{"]
+    lines += [*(f"  {line}" for line in body), "}"]
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _line(
+    parameters: Sequence[Argument], result: Node, operands: Mapping[Node, int]
+) -> list[str]:
+    """What a score_mod adds to its score, where that is a line; else nothing."""
+    added = columns.added_line(result)
+    if added is None:
+        return []
+    block = Block("score_mod", operands, RULES)
+    base, slope = block.at(added), columns.slope(block, added)
+    if slope is None:
+        return []
+    indices = ", ".join(f"int {node.name}" for node in parameters[1:])
+    head = f"JAXINFER_HOOK Line line_mod(const VariantOperands& at, {indices}) {{"
+    body = block.body(f"{{{base}, {slope}}}")
+    lines = ["", "static constexpr bool kAddsLine = true;", head]
+    lines += [*(f"  {line}" for line in body), "}"]
     return [f"  {line}".rstrip() for line in lines]
 
 

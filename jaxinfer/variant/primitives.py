@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinfer.variant import dtypes
 from jaxinfer.variant.block import Block, Indices
-from jaxinfer.variant.graph import Node, Number, Result
+from jaxinfer.variant.graph import Argument, Node, Number, Result
 
 _COMPARED = {
     "eq": "{0} == {1}",
@@ -121,6 +121,10 @@ def _has_reciprocal(node: Node) -> bool:
     return 2.0**-126 <= size <= 2.0**126 and math.isfinite(size)
 
 
+# Up to here tanh of a SmallScore is meant (csrc/variant.h).
+_SMALL_ANGLE = 0.5
+
+
 def _multiply(block: Block, node: Result, indices: Indices) -> str:
     source, size = _scaled(node)
     if isinstance(source, Result) and source.name == "tanh":
@@ -134,6 +138,11 @@ def _tanh(block: Block, node: Result, indices: Indices, size: float = 1.0) -> st
         return _elementwise(block, node, indices)
     source, factor = _scaled(node.call.inputs[0])
     arguments = [block.at(source, indices if source.shape else ())]
+    if isinstance(source, Argument) and source.name == "score":
+        if 2.0**-20 <= abs(factor) <= 2.0**10 and abs(size) <= 2.0**20:
+            block.bound_score(_SMALL_ANGLE / abs(factor))
+        else:  # powers of these might not be floats
+            arguments = [f"static_cast<float>({arguments[0]})"]
     if (factor, size) != (1.0, 1.0):
         arguments += [dtypes.literal(number, node.dtype) for number in (factor, size)]
     return block.assign(node.dtype, f"tanh({', '.join(arguments)})")

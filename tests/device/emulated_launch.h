@@ -51,13 +51,13 @@ inline bool emulate(const char* entry, const Launch& launch, uint64_t seed, cons
 }
 
 // There is nothing to load.
-ffi::Error load_kernel(ffi::Dictionary, std::initializer_list<const char*>) {
+ffi::Error load_kernel(ffi::Dictionary, std::initializer_list<const char*>, KernelAttributes) {
   return ffi::Error::Success();
 }
 
 // The order of the threads is that of attribute `seed`.
 ffi::Error launch(CUstream, ffi::Dictionary attributes, const char* entry, const Launch& launch,
-                  const void* params) {
+                  const void* params, KernelAttributes) {
   const auto seed = attributes.get<int32_t>("seed");
   return emulate(entry, launch, seed.has_value() ? *seed : 0, params)
              ? ffi::Error::Success()

@@ -31,6 +31,15 @@ CASES = {
     "window": replace(LONG, options={"local_window_size": (200, 0)}, num_layers=2),
     "mixed": replace(LONG, q_lens=(257, 1, 64, 500, 1)),
     "full": replace(LONG, options={"is_causal": False}, is_csr=True),
+    "96": replace(LONG, head_dim=96, dtype="float16"),
+    "96 without pages": replace(LONG, head_dim=96, page_size=None),
+    "pages of 5": replace(LONG, page_size=5, num_layers=2),
+    "pages of 1, 256": replace(LONG, page_size=1, head_dim=256),
+    # Maxima that the next keys outgrow, and tanh of small and of large scores.
+    "large scores": replace(LONG, options={"scale": 3.0}),
+    "large scores in float16": replace(LONG, options={"scale": 3.0}, dtype="float16"),
+    "small capped": replace(LONG, options={"logits_soft_cap": 30.0}),
+    "large capped": replace(LONG, options={"logits_soft_cap": 30.0, "scale": 0.5}),
 }
 # The first two of its sequences; the rows of the others are padding.
 FEW = replace(LONG, q_lens=(257, 150, 0, 0, 0), num_padding=64 + 500 + 129)

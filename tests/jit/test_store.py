@@ -57,6 +57,31 @@ def test_different_specs_compile_at_the_same_time(tmp_path):
     assert len(nvrtc.compiled) == 2
 
 
+def test_what_is_loaded_together_compiles_at_the_same_time(tmp_path):
+    both = threading.Barrier(2)
+    registered = {}
+    nvrtc = FakeNvrtc(before=lambda: both.wait(10))
+    kernels = store(tmp_path, nvrtc, register=registered.__setitem__)
+    specs = [spec(1), spec(2)]
+    assert kernels.load_all(specs) == {s: kernels.digest(s) for s in specs}
+    assert len(registered) == 2
+    assert kernels.load_all([]) == {}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_of_what_is_loaded_together_any_failure_is_the_callers(tmp_path, failing):
+    class Failing(FakeNvrtc):
+        def compile(self, source, *args):
+            if spec(failing).source == source:
+                raise CompileError("no such thing")
+            return super().compile(source, *args)
+
+    kernels = store(tmp_path, Failing())
+    with pytest.raises(CompileError, match="no such thing"):
+        kernels.load_all([spec(1), spec(2)])
+    assert kernels.find(kernels.digest(spec(3 - failing)))  # the other one is kept
+
+
 def test_a_failure_reaches_all_who_wait_and_leaves_nothing(tmp_path):
     def fail():
         threading.Event().wait(0.1)

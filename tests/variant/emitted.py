@@ -23,8 +23,17 @@ _ENTRIES = """
 extern "C" void {name}_score_mod(const VariantOperands* at, int rows,
     const float* score, const int* b, const int* h, const int* q, const int* k,
     float* out) {{
-  for (int r = 0; r < rows; ++r)
-    out[r] = {name}::Variant::score_mod(*at, score[r], b[r], h[r], q[r], k[r]);
+  using {name}::Variant;
+  for (int r = 0; r < rows; ++r) {{
+    const SmallScore small{{score[r] * 4.0f, 0.25f}};
+    out[r] = fabsf(score[r]) <= Variant::kSmallScores  // asked of whole tiles on a GPU
+        ? Variant::score_mod(*at, small, b[r], h[r], q[r], k[r])
+        : Variant::score_mod(*at, score[r], b[r], h[r], q[r], k[r]);
+    if (Variant::kAddsLine && k[r] >= 5 && k[r] <= 1000 && abs(q[r]) <= 1000) {{
+      const Line line = Variant::line_mod(*at, b[r], h[r], q[r], k[r] - 5);
+      out[r] = score[r] + (line.base + 5 * line.slope);
+    }}
+  }}
 }}
 extern "C" void {name}_mask_mod(const VariantOperands* at, int rows, const int* b,
     const int* h, const int* q, const int* k, bool* out) {{

@@ -45,8 +45,10 @@ TEXTS = {
         {"score_mod": soft_cap},
         f"""{HEAD}struct Variant : NoVariant {{
   static constexpr bool kHasScoreMod = true;
+  static constexpr float kSmallScores = 0x1.dffffep3f;
 
-  JAXINFER_HOOK float score_mod({SCORE}) {{
+  template <typename Score>
+  JAXINFER_HOOK float score_mod({SCORE.replace("float s", "Score s")}) {{
     const float t0 = tanh(score, 0x1.111112p-5f, 30.0f);
     return t0;
   }}
@@ -71,6 +73,19 @@ struct Variant : NoVariant {{
     const float t7 = t4 * t6;
     const float t8 = score + t7;
     return t8;
+  }}
+
+  static constexpr bool kAddsLine = true;
+  JAXINFER_HOOK Line line_mod({SCORE.replace("float score, ", "")}) {{
+    const bool t0 = h < 0;
+    const int t1 = add(h, 8);
+    const int t2 = t0 ? t1 : h;
+    const int t3 = clamp_index(t2, 7);
+    const float t4 = load<float>(at, 0, t3);
+    const int t5 = subtract(kv_idx, q_idx);
+    const float t6 = static_cast<float>(t5);
+    const float t7 = t4 * t6;
+    return {{t7, t4}};
   }}
 }};
 }}  // namespace jaxinfer
