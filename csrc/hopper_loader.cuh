@@ -232,6 +232,7 @@ struct HopperLoader {
     ++turn_k;
   }
   __device__ __forceinline__ void copy_values(const HopperItem& now, int tile, const Boxes& boxes) {
+    if (!brings_values()) return;
     const int stage = turn_v % kHopperStages;
     barrier(s.v_empty[stage]).wait((turn_v / kHopperStages & 1) ^ 1);
     copy<kHeadDimV>(s.v[stage], params.v, layer.v, barrier(s.v_full[stage]), now, tile, boxes);
