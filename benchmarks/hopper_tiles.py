@@ -106,10 +106,16 @@ class Cell:
 
     def __init__(self, shape: Shape, head_dim: int, page_size: int | None = None):
         """Draws everything; 32 query heads, 8 KV heads."""
-        fields = {"q_len": shape[1], "kv_len": shape[1], "batch": shape[0]}
-        heads = {"num_q_heads": 32, "num_kv_heads": 8, "head_dim": head_dim}
+        batch, seq_len = shape
         self.case = AttentionCase(
-            **fields, **heads, page_size=page_size, dtype="bfloat16"
+            batch=batch,
+            q_len=seq_len,
+            kv_len=seq_len,
+            num_q_heads=32,
+            num_kv_heads=8,
+            head_dim=head_dim,
+            page_size=page_size,
+            dtype="bfloat16",
         )
         self.operands = bench_prefill.Operands.create(self.case)
         self.call, self.shared = bench_prefill.jaxinfer(self.operands)

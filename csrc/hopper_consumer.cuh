@@ -261,8 +261,14 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       set_weight(n, made[0], made[1]);
     }
     const float sum[2] = {sums[0] + sums[1], sums[2] + sums[3]};
-    // Not a number where a row has no maximum yet.
-    bool fits = sum[0] <= kMostWeight && sum[1] <= kMostWeight;
+    bool fits = true;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // Rows that no query was copied to may hold anything.
+      const bool is_row = Spec::kHopperRows == kHopperRows || row + 8 * r < Spec::kHopperRows;
+      // Not a number where a row has no maximum yet.
+      if (is_row) fits = fits && sum[r] <= kMostWeight;
+    }
     if constexpr (kSmallScores > 0.0f) {
       // Where some are larger, others of the item will be: it is not tried again.
       are_small = __all_sync(kWholeWarp, largest * fabsf(scores.scale) <= kSmallScores) != 0;

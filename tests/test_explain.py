@@ -29,7 +29,7 @@ SHORT, LONG, OLDER = ("attention", 16), ("attention_hopper", 128), ("attention",
     [
         (PROMPTS, {}, [SHORT, LONG]),
         (MIXED, {"page_size": 16}, [SHORT, LONG]),
-        (MIXED, {"page_size": 5}, [SHORT, OLDER]),
+        (MIXED, {"page_size": 5}, [SHORT, LONG]),
         (MIXED, {"page_size": 16, "config": AMPERE}, [SHORT, OLDER]),
         (MIXED, {"head_dim": 256}, [SHORT, LONG]),
         (MIXED, {"head_dim": 256, "config": AMPERE}, [SHORT, ("attention", 64)]),

@@ -81,7 +81,8 @@ BLOCK_MAP = DOCUMENTS.with_block_map(q_len=256, kv_len=256, num_seqs=B)
 HOPPER = {
     "paged": (paged(), {}),
     "head_dim 64": (paged(64), {}),
-    **{f"pages of {n}": (paged(page_size=n), {}) for n in (8, 24, 64)},
+    "head_dim 96": (paged(96), {}),
+    **{f"pages of {n}": (paged(page_size=n), {}) for n in (1, 4, 8, 24, 64)},
     "ragged": (ragged(), {}),
     "dense": (dense(), {}),
     "a group of 3": (paged(heads=6), {}),
@@ -104,15 +105,13 @@ HOPPER = {
 OTHERS = {
     "decode": (paged(tokens=B), {}),
     "sm_80": (paged(), {"arch": "sm_80"}),
-    "pages of 4": (paged(page_size=4), {}),
-    "head_dim 96": (paged(96), {}),
     "much narrower values": (paged(128, 64), {}),
     "small tiles": (paged(), planned(TileClass(16, 16, 1))),
     "two classes of long tiles": (
         paged(),
         planned(TileClass(32, 16, 1), TileClass(128, 128, 13)),
     ),
-    "two CTAs of both": (paged(page_size=5), planned(*TILES, ctas_per_sm=2)),
+    "two CTAs of both": (paged(128, 64), planned(*TILES, ctas_per_sm=2)),
     "bias": (dense(bias=array((B, K, T, T), jnp.float32)), {}),
     "mask": (dense(mask=array((B, K, T, T), jnp.bool_)), {}),
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from without_warnings import WithoutWarnings
 
 import jaxinfer as ji
 from jaxinfer import jit
@@ -128,6 +129,7 @@ LONG = {"kv_len": 2**17}
 CASES = [
     *(decode(64), decode(64, **F16, **LONG), prefill(64, **F16)),
     *(decode(96, **F16), decode(96, **LONG), prefill(96)),
+    prefill(128, 64),
     *(decode(128), decode(128, is_stacked=True, **F16, **LONG), prefill(128, **F16)),
     *(decode(192), decode(192, 128, **F16), prefill(192), prefill(192, 128, **F16)),
     *(decode(256, **F16), prefill(256, **F16), decode(256, **LONG)),
@@ -158,7 +160,11 @@ HOPPER = [
     prefill(64, page_size=64, is_stacked=True, given=ALL, options=SOFT_CAP, **F16),
     prefill(64, op="ragged", given=("attention_sink",), **F16),
     prefill(64, op="dense"),
+    prefill(64, page_size=1, heads=(9, 1), **F16),
+    prefill(96, page_size=64, given=("page_indptr",)),
+    prefill(96, op="ragged", **F16),
     prefill(128),
+    prefill(128, page_size=5, is_stacked=True, given=ALL, options=SOFT_CAP),
     prefill(128, page_size=8, given=("attention_sink",), **F16),
     prefill(128, page_size=24, heads=(9, 1), options=SOFT_CAP),
     prefill(128, page_size=64, heads=(8, 8), given=("k_scale", "v_scale")),
@@ -183,31 +189,12 @@ ALLOWED_SPILLS = {
     (64, 256): 1700,
     (128, 64): 120,
     (128, 96): 80,
-    (128, 128): 230,
+    (128, 128): 240,
     (128, 256): 1800,
 }
-# The same of decode beside the kernel for sm_90a, by head_dim. That one never spills.
-BESIDE_HOPPER = {128: 32, 192: 700, 256: 1100}
-
-
-# Division by a page size of 0, in code that contiguous keys never reach.
-KNOWN_WARNINGS = {"#39-D", "#179-D"}
-
-
-# What ptxas says, not even as a warning, where products of a warpgroup wait for each
-# other: right results, at a fraction of the speed.
-SERIALISED = re.compile(r"\(C751\d\)")
-
-
-class WithoutWarnings(jit.Nvrtc):
-    """Takes a warning for an error, and products that are serialised."""
-
-    def compile(self, source, name, headers, options):
-        compiled = super().compile(source, name, headers, options)
-        warnings = set(re.findall(r"warning (\S+):", compiled.log))
-        assert warnings <= KNOWN_WARNINGS, compiled.log
-        assert not SERIALISED.search(compiled.log), compiled.log
-        return compiled
+# The same of the kernel for sm_90a, once a work item; and of decode beside it.
+ON_HOPPER = 48
+BESIDE_HOPPER = {128: 40, 192: 700, 256: 1100}
 
 
 def specs_of(arch, case):
@@ -258,8 +245,8 @@ def test_registers_suffice(arch, case, kernels):
         assert said["arch"] == arch
         allowed = ALLOWED_SPILLS.get((tiles[-1], case.head_dim), 0)
         if "attention_hopper" in found:
-            is_beside = kernel != "attention_hopper"
-            allowed = BESIDE_HOPPER.get(case.head_dim, 0) if is_beside else 0
+            beside = BESIDE_HOPPER.get(case.head_dim, 0)
+            allowed = ON_HOPPER if kernel == "attention_hopper" else beside
         assert said["spill_bytes"] <= allowed
     is_decode = case.tokens == case.seqs and case.op != "dense"
     is_short = is_decode and case.heads[0] // case.heads[1] <= 16
@@ -367,7 +354,7 @@ needs_nvdisasm = pytest.mark.skipif(
     [
         *((arch, decode(128)) for arch in ARCHS),
         ("sm_80", prefill(128, **F16)),
-        ("sm_90a", prefill(96)),
+        ("sm_90a", prefill(128, 64)),
     ],
     ids=str,
 )
@@ -393,8 +380,10 @@ def test_products_of_warpgroups_and_tensor_copies(case, kernels, tmp_path):
     keys = 128 if case.head_dim <= 128 else 96 if case.head_dim == 192 else 64  # a step
     products = {f"HGMMA.64x{n}x16.F32{kind}" for n in (keys, case.head_dim_v)}
     assert set(re.findall(r"H\w*MMA\S*", prefill)) == products
-    # Queries and contiguous keys have three axes, pages five.
-    copies = {"UTMALDG.3D", "UTMALDG.5D"} if case.op == "paged" else {"UTMALDG.3D"}
+    # Queries and contiguous keys have three axes, pages five or, of half panels, four.
+    is_boxed = case.op == "paged" and case.page_size % 8 == 0
+    pages = "4D" if case.head_dim == 96 else "5D"
+    copies = {"UTMALDG.3D", *([f"UTMALDG.{pages}"] if is_boxed else [])}
     assert set(re.findall(r"UTMALDG\S*", prefill)) == copies
-    assert "LDGSTS" not in prefill
+    assert ("LDGSTS" in prefill) == (case.op == "paged" and not is_boxed)
     assert not re.search("CALL.*jaxinfer", prefill)
