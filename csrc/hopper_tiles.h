@@ -60,7 +60,7 @@ constexpr HopperLayout hopper_layout(int head_dim, int head_dim_v, int page_size
   return at;
 }
 
-// Whether a kernel could have these tiles: a box has at most 256 rows, and a lane each brings one.
+// Whether a kernel could have these tiles: a box has at most 256 rows.
 constexpr bool fits_hopper(int head_dim, int head_dim_v, HopperTiles tiles) {
   return tiles.keys >= 16 && tiles.keys <= 256 && tiles.keys % 16 == 0 && tiles.stages >= 1 &&
          tiles.stages <= 4 &&
