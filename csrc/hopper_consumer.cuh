@@ -55,7 +55,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   Place places[2];
   Scores scores;
   // Of the item: tiles, and the mask.
-  int turn = -1, tile, last, full_begin, full_end, key_base = 0;
+  int turn = -1, tile, last, num_rows, full_begin, full_end, key_base = 0;
   int step = 0;           // tiles so far
   bool are_small = true;  // scores of the item, as far as is known
   uint32_t told = 0;      // with a block map: of the present tile, or already of the next one
@@ -151,7 +151,8 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   // Makes it the present one.
   auto begin_item = [&](const HopperItem& next) {
     tile = kHasBlockMap ? tile_of_step(told) : next.first, last = next.last;
-    full_begin = next.full_begin, full_end = next.full_end, are_small = true;
+    full_begin = next.full_begin, full_end = next.full_end;
+    num_rows = next.item.num_rows, are_small = true;
     const HopperItem& shared = s.items[turn % kItemSlots];
     scores = Scores::make(p, next.kv_head);
     if constexpr (kHasScoreHook) key_base = uniform(shared.item.key_base);
@@ -239,7 +240,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
         bias[r] = fmaf(line.base, c, bias[r]), slope[r] = line.slope * c;
       }
     }
-    float sums[4] = {}, largest = 0.0f;
+    float sums[4] = {}, largest[2] = {};
 #pragma unroll
     for (int n = 0; n < kS; n += 2) {
       const int r = n >> 1 & 1;
@@ -250,7 +251,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
         if constexpr (kAddsLine) {
           score = x[n + e], rest = fmaf(slope[r], n / 4 * 8 + e, rest);
         } else if constexpr (kSmallScores > 0.0f) {
-          largest = fmaxf(largest, fabsf(x[n + e]));
+          largest[r] = fmaxf(largest[r], fabsf(x[n + e]));
           score = small_score_of(n + e, begin);
         } else {
           score = score_of(n + e, begin);
@@ -261,20 +262,19 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       set_weight(n, made[0], made[1]);
     }
     const float sum[2] = {sums[0] + sums[1], sums[2] + sums[3]};
-    bool fits = true;
+    bool fits = true, is_small = true;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      // Rows that no query was copied to may hold anything.
-      const bool is_row = Spec::kHopperRows == kHopperRows || row + 8 * r < Spec::kHopperRows;
+      // Rows behind those of the item are other sequences', or nothing: no result may depend on
+      // them.
+      if (row + 8 * r >= num_rows) continue;
       // Not a number where a row has no maximum yet.
-      if (is_row) fits = fits && sum[r] <= kMostWeight;
+      fits = fits && sum[r] <= kMostWeight;
+      is_small = is_small && largest[r] * fabsf(scores.scale) <= kSmallScores;
     }
-    if constexpr (kSmallScores > 0.0f) {
-      // Where some are larger, others of the item will be: it is not tried again.
-      are_small = __all_sync(kWholeWarp, largest * fabsf(scores.scale) <= kSmallScores) != 0;
-      fits = fits && are_small;
-    }
-    fits = __all_sync(kWholeWarp, fits) != 0;
+    // Where some are larger, others of the item will be: small ones are not tried again.
+    if constexpr (kSmallScores > 0.0f) are_small = __all_sync(kWholeWarp, is_small) != 0;
+    fits = __all_sync(kWholeWarp, fits) != 0 && are_small;
     if (fits) l[0] += sum[0], l[1] += sum[1];
     return fits;
   };

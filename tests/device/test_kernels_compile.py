@@ -193,7 +193,7 @@ ALLOWED_SPILLS = {
     (128, 256): 1800,
 }
 # The same of the kernel for sm_90a, once a work item; and of decode beside it.
-ON_HOPPER = 48
+ON_HOPPER = 16
 BESIDE_HOPPER = {128: 40, 192: 700, 256: 1100}
 
 

@@ -47,14 +47,14 @@ VARIANTS = {
 }
 TILES = {"decode": decode, "prefill": prefill}
 # Bytes stored and loaded again. On sm_80 none of them between two steps of 64 keys, and
-# the plain kernel may spill 240. On sm_90a once a work item, but for three functions of
-# a score at once.
+# the plain kernel may spill 240. On sm_90a only three functions of a score at once do,
+# and once a work item a table of buckets.
 ALLOWED_SPILLS = {
     ("decode", "sm_90a"): 0,
-    ("prefill", "sm_90a"): 32,
+    ("prefill", "sm_90a"): 0,
     ("prefill", "sm_80"): 500,
 }
-ALL_ON_HOPPER = 1600
+ON_HOPPER = {"all": 1600, "t5_bias": 24}
 ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)
@@ -87,8 +87,9 @@ def kernels():
 def test_registers_suffice(tile, arch, name, kernels):
     found = kernels[tile, arch, name]
     assert ("attention_hopper" in found) == has_hopper(tile, arch)
-    is_all = (tile, arch, name) == ("prefill", "sm_90a", "all")
-    allowed = ALL_ON_HOPPER if is_all else ALLOWED_SPILLS[tile, arch]
+    allowed = ALLOWED_SPILLS[tile, arch]
+    if has_hopper(tile, arch):
+        allowed = ON_HOPPER.get(name, allowed)
     assert all(said["spill_bytes"] <= allowed for _, _, said in found.values())
 
 
