@@ -48,13 +48,13 @@ VARIANTS = {
 TILES = {"decode": decode, "prefill": prefill}
 # Bytes stored and loaded again. On sm_80 none of them between two steps of 64 keys, and
 # the plain kernel may spill 240. On sm_90a only three functions of a score at once do,
-# and once a work item a table of buckets.
+# and a table of buckets.
 ALLOWED_SPILLS = {
     ("decode", "sm_90a"): 0,
     ("prefill", "sm_90a"): 0,
     ("prefill", "sm_80"): 500,
 }
-ON_HOPPER = {"all": 1600, "t5_bias": 24}
+ON_HOPPER = {"all": 1600, "t5_bias": 160}
 ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)
