@@ -58,3 +58,24 @@ def test_ragged(case):
 def test_values_of_nobody_change_nothing(num_ctas, planned_lens):
     lens, config = getattr(values_of_nobody, planned_lens), ji.PlanConfig.gpu
     values_of_nobody.check(lens, config(num_ctas=num_ctas), implementation="cuda")
+
+
+@pytest.mark.parametrize("options", [{}, {"logits_soft_cap": 30.0}], ids=str)
+def test_bits_do_not_depend_on_the_next_sequence(options):
+    """Its queries lie behind the rows of a tile that is not full."""
+    case = AttentionCase(
+        q_lens=(150, 100),
+        kv_lens=(700, 400),
+        num_q_heads=8,
+        head_dim=128,
+        dtype="bfloat16",
+        options=options,
+    )
+    operands = make_operands(case)
+    out, lse = attend(case, operands)
+    query = operands["query"].copy()
+    query[150:] *= 30
+    again, lse_again = attend(case, operands | {"query": query})
+    assert (again[:150] == out[:150]).all()
+    assert (lse_again[:150] == lse[:150]).all()
+    assert not (again[150:] == out[150:]).all()
