@@ -61,7 +61,7 @@ def jaxinfer_planned(pool: Pool) -> Prepared:
     return Prepared(call, (pool.k_pages, pool.v_pages), buffers, pool.keys_of)
 
 
-def host_plan(case: AttentionCase) -> ji.Plan:
+def host_plan(case: AttentionCase, config: ji.PlanConfig | None = None) -> ji.Plan:
     """The plan of a cell; its lengths are those of every cache."""
     cu_q_lens, kv_lens = case.make_lengths()
     return ji.plan(
@@ -72,6 +72,7 @@ def host_plan(case: AttentionCase) -> ji.Plan:
         num_q_heads=case.num_q_heads,
         num_kv_heads=case.num_kv_heads,
         head_dim=case.head_dim,
+        config=config,
     )
 
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.bench_decode import host_plan
 from benchmarks.harness import measure, record
-from jaxinfer import plan, ragged_paged_attention
+from jaxinfer import ragged_paged_attention
 from jaxinfer.testing.cases import AttentionCase, decode_cases, make_operands
 from jaxinfer.testing.numerics import attention_float64
 
@@ -47,16 +48,7 @@ def records() -> Iterator[dict[str, Any]]:
 
 
 def _jitted(case: AttentionCase, operands: dict[str, Any], implementation: str):
-    cu_q_lens, kv_lens = case.make_lengths()
-    made = plan(
-        cu_q_lens,
-        kv_lens,
-        num_tokens=int(cu_q_lens[-1]),
-        max_kv_len=int(kv_lens.max()),
-        num_q_heads=case.num_q_heads,
-        num_kv_heads=case.num_kv_heads,
-        head_dim=case.head_dim,
-    )
+    made = host_plan(case)
     return jax.jit(
         lambda k_pages, v_pages: ragged_paged_attention(
             **operands,

@@ -23,10 +23,11 @@ import jax
 
 import jaxinfer as ji
 from benchmarks import bench_prefill
+from benchmarks.bench_decode import host_plan
 from benchmarks.gpu_timing import QUICK, Settings, measure_apart
 from benchmarks.machine import machine
+from benchmarks.prefill_cells import square
 from jaxinfer import _attention, _native, jit
-from jaxinfer.testing.cases import AttentionCase
 
 Shape = tuple[int, int]  # sequences, tokens of each
 Tiles = tuple[int, int]  # keys of a step, stages
@@ -34,7 +35,6 @@ HEAD_DIMS = (64, 96, 128, 192, 256)
 KEYS, STAGES = (64, 96, 128, 192), (1, 2, 3, 4)
 SHAPES: Sequence[Shape] = ((16, 1024), (2, 8192))
 PAGE_SIZES = (None, 16)
-SHARED_BYTES = 232448  # of a CTA on sm_90a
 
 # (file, what stands there, what is to stand there)
 Edit = tuple[str, str, str]
@@ -96,9 +96,9 @@ def with_tiles(tiles: Tiles) -> Any:
 
 
 def fitting(head_dim: int) -> list[Tiles]:
-    """Tiles for which a CTA has enough shared memory."""
-    size = functools.partial(_native.hopper_shared_bytes, head_dim, head_dim)
-    return [t for t in itertools.product(KEYS, STAGES) if size(*t) <= SHARED_BYTES]
+    """Tiles that a kernel could have."""
+    fits = functools.partial(_native.fits_hopper, head_dim, head_dim)
+    return [t for t in itertools.product(KEYS, STAGES) if fits(*t)]
 
 
 class Cell:
@@ -106,17 +106,7 @@ class Cell:
 
     def __init__(self, shape: Shape, head_dim: int, page_size: int | None = None):
         """Draws everything; 32 query heads, 8 KV heads."""
-        batch, seq_len = shape
-        self.case = AttentionCase(
-            batch=batch,
-            q_len=seq_len,
-            kv_len=seq_len,
-            num_q_heads=32,
-            num_kv_heads=8,
-            head_dim=head_dim,
-            page_size=page_size,
-            dtype="bfloat16",
-        )
+        self.case = square(*shape, head_dim=head_dim, page_size=page_size)
         self.operands = bench_prefill.Operands.create(self.case)
         self.call, self.shared = bench_prefill.jaxinfer(self.operands)
 
@@ -161,6 +151,12 @@ def tile_rows(settings: Settings, shapes: Sequence[Shape]) -> Iterator[str]:
             yield f"| {' | '.join([str(head_dim), *numbers, *rates])} |"
 
 
+def half_tiles() -> ji.PlanConfig:
+    """Tiles of 64 rows, all that one consumer has."""
+    tiles = (ji.TileClass(64, 64, 13),)
+    return dataclasses.replace(ji.PlanConfig.gpu(), tile_classes=tiles)
+
+
 def part_rows(settings: Settings, shapes: Sequence[Shape]) -> Iterator[str]:
     """A table in Markdown: the kernel without parts of it."""
     yield f"| | {' | '.join(f'{b} x {s}' for b, s in shapes)} |"
@@ -168,27 +164,11 @@ def part_rows(settings: Settings, shapes: Sequence[Shape]) -> Iterator[str]:
     cells = [Cell(shape, 128) for shape in shapes]
     for name, edits in PARTS.items():
         with edited(edits):
+            config = half_tiles() if name == "one consumer" else None
             rates = [
-                cell.tflops(settings, half_plan(cell.case) if "one" in name else None)
-                for cell in cells
+                cell.tflops(settings, host_plan(cell.case, config)) for cell in cells
             ]
         yield f"| {' | '.join([name, *rates])} |"
-
-
-def half_plan(case: AttentionCase) -> ji.Plan:
-    """Of tiles of 64 rows, all that one consumer has."""
-    cu_q_lens, kv_lens = case.make_lengths()
-    tiles = (ji.TileClass(64, 64, 13),)
-    return ji.plan(
-        cu_q_lens,
-        kv_lens,
-        num_tokens=int(cu_q_lens[-1]),
-        max_kv_len=int(kv_lens.max()),
-        num_q_heads=case.num_q_heads,
-        num_kv_heads=case.num_kv_heads,
-        head_dim=case.head_dim,
-        config=dataclasses.replace(ji.PlanConfig.gpu(), tile_classes=tiles),
-    )
 
 
 def main() -> None:

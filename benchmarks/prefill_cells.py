@@ -25,12 +25,12 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
     if is_quick:
         fields = {"num_q_heads": 4, "num_kv_heads": 2, "head_dim": 64}
         return [
-            _square(2, 150, **fields),
-            _square(1, 40, page_size=16, **fields),
+            square(2, 150, **fields),
+            square(1, 40, page_size=16, **fields),
             _case(batch=2, q_len=20, kv_len=70, page_size=16, **fields),
             _unequal(np.array([30, 7, 133]), "zipf", None, **fields),
         ]
-    paged = [_square(*shape, page_size=p) for p in PAGE_SIZES for shape in SHAPES]
+    paged = [square(*shape, page_size=p) for p in PAGE_SIZES for shape in SHAPES]
     chunks = [
         _case(batch=batch, q_len=CHUNK, kv_len=CONTEXT, page_size=page_size)
         for page_size in PAGE_SIZES
@@ -41,9 +41,9 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
         for page_size in (None, 16)
         for label, lengths in (("uniform", uniform()), ("zipf", zipf()))
     ]
-    mha = [_square(*shape, num_kv_heads=32) for shape in SHAPES]
-    other_heads = [_square(*shape, head_dim=d) for d in (256, 64) for shape in SHAPES]
-    gqa = [_square(*shape) for shape in SHAPES]
+    mha = [square(*shape, num_kv_heads=32) for shape in SHAPES]
+    other_heads = [square(*shape, head_dim=d) for d in (256, 64) for shape in SHAPES]
+    gqa = [square(*shape) for shape in SHAPES]
     return gqa + paged + chunks + unequal + mha + other_heads
 
 
@@ -71,7 +71,8 @@ def _case(**fields: Any) -> AttentionCase:
     return AttentionCase(dtype="bfloat16", **(defaults | fields))
 
 
-def _square(batch: int, seq_len: int, **fields: Any) -> AttentionCase:
+def square(batch: int, seq_len: int, **fields: Any) -> AttentionCase:
+    """Sequences of as many queries as keys."""
     fields = {"page_size": None} | fields
     return _case(batch=batch, q_len=seq_len, kv_len=seq_len, **fields)
 

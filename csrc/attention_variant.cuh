@@ -141,8 +141,10 @@ JAXINFER_DEVICE uint4 load_shared(uint32_t from) {
   return x;
 }
 // What x is computed from is read before this, and what is computed from x behind it.
-JAXINFER_DEVICE void settle(uint32_t& x) { asm volatile("" : "+r"(x)::"memory"); }
-JAXINFER_DEVICE void settle(int& x) { asm volatile("" : "+r"(x)::"memory"); }
+template <typename T>
+JAXINFER_DEVICE void settle(T& x) {
+  asm volatile("" : "+r"(x)::"memory");
+}
 
 // Row `row` of a swizzled tile of `rows` rows, of which this lane has elements 8 own .. + 8.
 // Counted from there, the compiler knows where in which chunk of 8 another element lies.

@@ -232,9 +232,6 @@ struct Scores {
     if (kCapsLate) s.log2_scale *= s.cap, s.cap = 1.0f;
     return s;
   }
-  __device__ __forceinline__ float scaled(float score) const {
-    return kScaleEarly ? score * scale : score;
-  }
   // For what knows how to make use of it.
   __device__ __forceinline__ SmallScore small(float score) const { return {score, scale}; }
   // cap * tanh(x) of a scaled score, to 6e-7 of the cap: tanh.approx errs by 2^-11.
@@ -243,7 +240,9 @@ struct Scores {
     if constexpr (Spec::kHasSoftCap) return VariantMath::tanh(score) * cap;
     return score;
   }
-  __device__ __forceinline__ float operator()(float score) const { return capped(scaled(score)); }
+  __device__ __forceinline__ float operator()(float score) const {
+    return capped(kScaleEarly ? score * scale : score);
+  }
 };
 
 // Bias and mask of dense attention, for one query row.

@@ -18,10 +18,8 @@ constexpr HopperLayout kHopper =
 constexpr int kConsumers = kHopperRows / 64;
 constexpr int kPanels = kRowBytes / 128, kPanelsV = kRowBytesV / 128;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
-// Tensor copies bring boxes of keys. Keys of pages that are no groups of eight come one by one,
-// a warp for keys and one for values.
-constexpr bool kCopiesRows = kHopper.box < 8;
-constexpr int kLoaders = kCopiesRows ? 2 : 1;
+constexpr bool kCopiesRows = kHopper.copies_rows, kPanelsMeet = kHopper.panels_meet;
+constexpr int kLoaders = kCopiesRows ? 2 : 1;  // a warp for keys and one for values
 constexpr int kBoxes = kHopperKeys / kHopper.box, kBoxesOfLane = (kBoxes + 31) / 32;
 // Longer queries would not fit the registers beside the sums.
 constexpr bool kQueriesStay = kHeadDim > 128;  // in shared memory
@@ -32,8 +30,7 @@ using ProductQK = Wgmma<static_cast<ElementType>(Spec::kType), kHopperKeys>;
 using ProductPV = Wgmma<static_cast<ElementType>(Spec::kType), kHeadDimV>;
 
 // Where copies put keys: panel by panel; or, if one copy brings all panels of a page, those of
-// eight rows side by side. Half a panel would reach into the next head there.
-constexpr bool kPanelsMeet = kIsPaged && !kCopiesRows && (kHeadDim | kHeadDimV) % kPanel == 0;
+// eight rows side by side.
 constexpr int kNextGroup = kPanelsMeet ? kPanels * 1024 : 1024;
 constexpr int kNextGroupV = kPanelsMeet ? kPanelsV * 1024 : 1024;
 constexpr int kNextPanel = kPanelsMeet ? 1024 : kHopperKeys * 128;

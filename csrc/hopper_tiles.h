@@ -17,6 +17,10 @@ struct HopperTiles {
 
 struct HopperLayout {
   int box;  // keys that one copy brings
+  // Tensor copies bring boxes of keys. Keys of pages that are no groups of eight come one by one.
+  bool copies_rows;
+  // One copy brings all panels of a page. Half a panel would reach into the next head there.
+  bool panels_meet;
   int q_bytes, k_bytes, v_bytes, out_bytes;
   int shared_bytes;
 };
@@ -51,6 +55,8 @@ constexpr HopperLayout hopper_layout(int head_dim, int head_dim_v, int page_size
                                      HopperTiles tiles) {
   HopperLayout at{};
   at.box = hopper_box(page_size, tiles.keys);
+  at.copies_rows = at.box < 8;
+  at.panels_meet = page_size > 0 && !at.copies_rows && (head_dim | head_dim_v) % kPanel == 0;
   at.q_bytes = kHopperRows * panel_bytes(head_dim);
   at.k_bytes = tiles.keys * panel_bytes(head_dim);
   at.v_bytes = tiles.keys * panel_bytes(head_dim_v);

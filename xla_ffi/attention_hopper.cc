@@ -29,18 +29,19 @@ struct Tensor {
 };
 
 // K or V, with rows of `dim` elements for each KV head.
-bool encode_cache(const AttentionParams& p, const void* data, int64_t dim, int box,
-                  TensorMap* map) {
+bool encode_cache(const AttentionParams& p, const void* data, int64_t dim,
+                  const HopperLayout& layout, TensorMap* map) {
   using Size = unsigned long;
   const Size size = dim, heads = p.num_kv_heads, head_bytes = 2 * size, row = heads * head_bytes;
+  const int box = layout.box;
   if (p.kv.kv_starts != nullptr) {
     const Size rows = p.kv.num_pages;
     return Tensor<3>{{size, heads, rows}, {head_bytes, row}, {64, 1, unsigned(box)}}.encode(
         data, p.q_type, map);
   }
-  if (box < 8) return true;  // the kernel copies rows itself
+  if (layout.copies_rows) return true;  // without tensor copies
   const Size groups = Size(p.num_layers * p.kv.num_pages * p.kv.page_size / 8);
-  if ((p.head_dim | p.head_dim_v) % 64 != 0)
+  if (!layout.panels_meet)
     return Tensor<4>{
         {size, 8, groups, heads}, {row, 8 * row, head_bytes}, {64, 8, unsigned(box / 8), 1}}
         .encode(data, p.q_type, map);
@@ -83,8 +84,8 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
       {head_bytes, head_bytes * p.num_q_heads},
       {64, static_cast<unsigned>(p.group), tokens}};
   if (!queries.encode(p.q, p.q_type, &hopper.q) ||
-      !encode_cache(p, p.k, p.head_dim, layout.box, &hopper.k) ||
-      !encode_cache(p, p.v, p.head_dim_v, layout.box, &hopper.v))
+      !encode_cache(p, p.k, p.head_dim, layout, &hopper.k) ||
+      !encode_cache(p, p.v, p.head_dim_v, layout, &hopper.v))
     return ffi::Error::Internal("jaxinfer: the driver refuses a tensor map");
   hopper.tickets = nullptr;
   if (draws_tickets(facts))

@@ -100,6 +100,12 @@ PYBIND11_MODULE(_native, m) {
         py::arg("page_size"));
   m.def("hopper_shared_bytes", &hopper_shared_bytes, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("keys"), py::arg("stages"));
+  m.def(
+      "fits_hopper",
+      [](int head_dim, int head_dim_v, int keys, int stages) {
+        return fits_hopper(head_dim, head_dim_v, {keys, stages});
+      },
+      py::arg("head_dim"), py::arg("head_dim_v"), py::arg("keys"), py::arg("stages"));
   m.def("make_plan", &host_plan, py::arg("facts"), py::arg("cu_q_lens"), py::arg("kv_lens"));
 
   auto capsule = [](XLA_FFI_Error* (*handler)(XLA_FFI_CallFrame*)) {

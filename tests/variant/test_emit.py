@@ -36,6 +36,16 @@ def rope(x, b, h, position):
 
 
 SCORE = "const VariantOperands& at, float score, int b, int h, int q_idx, int kv_idx"
+DISTANCE = """\
+    const bool t0 = h < 0;
+    const int t1 = add(h, 8);
+    const int t2 = t0 ? t1 : h;
+    const int t3 = clamp_index(t2, 7);
+    const float t4 = load<float>(at, 0, t3);
+    const int t5 = subtract(kv_idx, q_idx);
+    const float t6 = static_cast<float>(t5);
+    const float t7 = t4 * t6;
+"""
 VECTOR = (
     "const VariantOperands& at, const Vector& vector, int b, int h, int kv_idx, int i"
 )
@@ -63,29 +73,13 @@ struct Variant : NoVariant {{
   static constexpr bool kHasScoreMod = true;
 
   JAXINFER_HOOK float score_mod({SCORE}) {{
-    const bool t0 = h < 0;
-    const int t1 = add(h, 8);
-    const int t2 = t0 ? t1 : h;
-    const int t3 = clamp_index(t2, 7);
-    const float t4 = load<float>(at, 0, t3);
-    const int t5 = subtract(kv_idx, q_idx);
-    const float t6 = static_cast<float>(t5);
-    const float t7 = t4 * t6;
-    const float t8 = score + t7;
+{DISTANCE}    const float t8 = score + t7;
     return t8;
   }}
 
   static constexpr bool kAddsLine = true;
   JAXINFER_HOOK Line line_mod({SCORE.replace("float score, ", "")}) {{
-    const bool t0 = h < 0;
-    const int t1 = add(h, 8);
-    const int t2 = t0 ? t1 : h;
-    const int t3 = clamp_index(t2, 7);
-    const float t4 = load<float>(at, 0, t3);
-    const int t5 = subtract(kv_idx, q_idx);
-    const float t6 = static_cast<float>(t5);
-    const float t7 = t4 * t6;
-    return {{t7, t4}};
+{DISTANCE}    return {{t7, t4}};
   }}
 }};
 }}  // namespace jaxinfer
