@@ -34,7 +34,6 @@ Tiles = tuple[int, int]  # keys of a step, stages
 HEAD_DIMS = (64, 96, 128, 192, 256)
 KEYS, STAGES = (64, 96, 128, 192), (1, 2, 3, 4)
 SHAPES: Sequence[Shape] = ((16, 1024), (2, 8192))
-PAGE_SIZES = (None, 16)
 
 # (file, what stands there, what is to stand there)
 Edit = tuple[str, str, str]
@@ -51,13 +50,6 @@ _TURNS: tuple[Edit, ...] = (
 PARTS: Mapping[str, tuple[Edit, ...]] = {
     "all": (),
     "no exponentials": ((CONSUMER, "exp2_approx(fmaf(score", "(fmaf(score"),),
-    "no softmax": (
-        (
-            CONSUMER,
-            "const int begin = tile * kHopperKeys + 2",
-            "return;\n    const int begin = 2",
-        ),
-    ),
     "no copies of keys and values": (
         (
             LOADER,
@@ -71,8 +63,8 @@ PARTS: Mapping[str, tuple[Edit, ...]] = {
         ("csrc/hopper_shared.cuh", "kConsumers = kHopperRows / 64", "kConsumers = 1"),
         (
             "csrc/attention_hopper.cuh",
-            "run_consumer(params.p, s, warpgroup - 1);",
-            "if (warpgroup == 1) run_consumer(params.p, s, 0);",
+            "run_consumer(params, s, warpgroup - 1);",
+            "if (warpgroup == 1) run_consumer(params, s, 0);",
         ),
     ),
 }
@@ -102,11 +94,11 @@ def fitting(head_dim: int) -> list[Tiles]:
 
 
 class Cell:
-    """One shape, without pages or with pages, and its operands."""
+    """One shape and its operands."""
 
-    def __init__(self, shape: Shape, head_dim: int, page_size: int | None = None):
-        """Draws everything; 32 query heads, 8 KV heads."""
-        self.case = square(*shape, head_dim=head_dim, page_size=page_size)
+    def __init__(self, shape: Shape, head_dim: int):
+        """Draws everything; 32 query heads, 8 KV heads, no pages."""
+        self.case = square(*shape, head_dim=head_dim)
         self.operands = bench_prefill.Operands.create(self.case)
         self.call, self.shared = bench_prefill.jaxinfer(self.operands)
 
@@ -132,12 +124,11 @@ class Cell:
 
 def tile_rows(settings: Settings, shapes: Sequence[Shape]) -> Iterator[str]:
     """A table in Markdown: tiles that fit, the chosen ones in bold."""
-    kinds = list(itertools.product(PAGE_SIZES, shapes))
-    titles = [f"{b} x {s}{', pages' if p else ''}" for p, (b, s) in kinds]
+    titles = [f"{b} x {s}" for b, s in shapes]
     yield f"| head_dim | keys | stages | {' | '.join(titles)} |"
     yield "|---" * (len(titles) + 3) + "|"
     for head_dim in HEAD_DIMS:
-        cells = [Cell(shape, head_dim, page_size) for page_size, shape in kinds]
+        cells = [Cell(shape, head_dim) for shape in shapes]
         specs: list[jit.KernelSpec] = []
         for tiles in fitting(head_dim):
             with with_tiles(tiles):
@@ -146,7 +137,7 @@ def tile_rows(settings: Settings, shapes: Sequence[Shape]) -> Iterator[str]:
         for tiles in fitting(head_dim):
             with with_tiles(tiles):
                 rates = [cell.tflops(settings) for cell in cells]
-            chosen = tiles == _native.hopper_tiles(head_dim, head_dim, 0)
+            chosen = tiles == _native.hopper_tiles(head_dim)
             numbers = [f"**{n}**" if chosen else f"{n}" for n in tiles]
             yield f"| {' | '.join([str(head_dim), *numbers, *rates])} |"
 

@@ -25,6 +25,7 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
   launch_dependents();
   if (threadIdx.x == 0) {
     prefetch(params.q);
+    if (stores_boxes(kGroup)) prefetch(params.out);
     if (!kCopiesRows) prefetch(params.k), prefetch(params.v);
     barrier(s.q_full).init(1);
     barrier(s.q_empty).init(kConsumers * 4);
@@ -51,6 +52,6 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
     if (blockIdx.x == gridDim.x - 1) wait_for_previous();
   } else {
     take_registers<232>();
-    run_consumer(params.p, s, warpgroup - 1);
+    run_consumer(params, s, warpgroup - 1);
   }
 }

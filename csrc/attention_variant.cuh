@@ -51,7 +51,7 @@ struct Place {
   // `key`: its position in the sequence.
   template <typename Score>
   __device__ __forceinline__ float score(const AttentionParams& p, int key, Score x) const {
-    if constexpr (Variant::kHasScoreMod) {
+    if constexpr (kHasScoreMod) {
       assume_indices(key);
       return Variant::score_mod(p.variant, x, b, h, q_idx, key);
     }

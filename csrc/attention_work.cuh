@@ -7,6 +7,7 @@
 
 #include "csrc/attention_tiles.h"
 #include "csrc/ptx.cuh"
+#include "csrc/small_cap.h"
 #include "csrc/variant.h"
 #include "csrc/visible_keys.h"
 
@@ -27,7 +28,11 @@ constexpr int kDecodeRows = decode_rows(Spec::kTileRows);
 constexpr bool kHasPrefill = has_prefill(Spec::kTileRows);
 constexpr bool kMergesItself = !kHasPrefill;  // the CTA that comes last, if there are counters
 constexpr bool kDense = Spec::kHasBias || Spec::kHasMask;
-constexpr bool kHasScoreHook = Variant::kHasScoreMod || Variant::kHasMaskMod;
+// A cap is one whether an option or a function says so; what else is added comes between them.
+constexpr bool kVariantCaps = Variant::kSoftCap.size > 0.0f && !Spec::kHasSoftCap && !kDense;
+constexpr bool kHasSoftCap = Spec::kHasSoftCap || kVariantCaps;
+constexpr bool kHasScoreMod = Variant::kHasScoreMod && !kVariantCaps;
+constexpr bool kHasScoreHook = kHasScoreMod || Variant::kHasMaskMod;
 constexpr bool kHasRowHook = kHasScoreHook || Variant::kHasQueryMod || Variant::kHasOutputMod;
 constexpr bool kHasVectorHook = Variant::kHasKeyMod || Variant::kHasValueMod;
 constexpr bool kHasBlockMap = Variant::kBlockMap.operand >= 0;
@@ -209,16 +214,14 @@ constexpr float kRescaleAbove = 8.0f;  // log2: smaller growth of a maximum is l
 // ---- scores ----------------------------------------------------------------------------------
 
 // Scores are kept raw, and scaled inside the exponential, where nothing needs them earlier.
-constexpr bool kScaleEarly = Variant::kHasScoreMod || Spec::kHasSoftCap || Spec::kHasKScale ||
-                             kDense || !Spec::kIsScalePositive || !Spec::kUseSoftmax;
+constexpr bool kScaleEarly = kHasScoreMod || kHasSoftCap || Spec::kHasKScale || kDense ||
+                             !Spec::kIsScalePositive || !Spec::kUseSoftmax;
 
 // Capped scores are kept as parts of the cap where nothing else is done with them.
-constexpr bool kCapsLate =
-    Spec::kHasSoftCap && !Variant::kHasScoreMod && !kDense && Spec::kUseSoftmax;
+constexpr bool kCapsLate = kHasSoftCap && !kHasScoreMod && !kDense && Spec::kUseSoftmax;
 // Up to here scores that were scaled are small (see SmallScore); 0: that does not matter.
-constexpr float kSmallScores =
-    Spec::kHasSoftCap ? (Variant::kSmallScores > 0.0f ? 0.0f : 0.5f) : Variant::kSmallScores;
-constexpr bool kAddsLine = Variant::kAddsLine && !Spec::kHasSoftCap;
+constexpr float kSmallScores = kHasSoftCap ? 0.0f : Variant::kSmallScores;
+constexpr bool kAddsLine = Variant::kAddsLine && !kHasSoftCap;
 
 struct Scores {
   float scale;  // early
@@ -228,6 +231,7 @@ struct Scores {
   JAXINFER_DEVICE Scores make(const AttentionParams& p, int kv_head) {
     Scores s{p.scale, p.logits_soft_cap, kScaleEarly ? kLog2e : p.scale * kLog2e};
     if (Spec::kHasKScale) s.scale *= p.k_scale[kv_head];
+    if (kVariantCaps) s.cap = Variant::kSoftCap.size, s.scale *= Variant::kSoftCap.factor;
     if (Spec::kHasSoftCap) s.scale /= s.cap;
     if (kCapsLate) s.log2_scale *= s.cap, s.cap = 1.0f;
     return s;
@@ -235,9 +239,8 @@ struct Scores {
   // For what knows how to make use of it.
   __device__ __forceinline__ SmallScore small(float score) const { return {score, scale}; }
   // cap * tanh(x) of a scaled score, to 6e-7 of the cap: tanh.approx errs by 2^-11.
-  template <typename Score>
-  __device__ __forceinline__ float capped(Score score) const {
-    if constexpr (Spec::kHasSoftCap) return VariantMath::tanh(score) * cap;
+  __device__ __forceinline__ float capped(float score) const {
+    if constexpr (kHasSoftCap) return VariantMath::tanh(score) * cap;
     return score;
   }
   __device__ __forceinline__ float operator()(float score) const {

@@ -22,6 +22,15 @@ struct Barrier {
   __device__ __forceinline__ void arrive() const {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");
   }
+  // Without a branch: behind one the compiler knows less of what is the same in all threads, such
+  // as addresses of products.
+  __device__ __forceinline__ void arrive_if(bool arrives) const {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %1, 0;\n"
+        "@p mbarrier.arrive.shared::cta.b64 _, [%0];}" ::"r"(address),
+        "r"(static_cast<int>(arrives))
+        : "memory");
+  }
   // Arrives, and tells how many bytes of copies belong to the phase.
   __device__ __forceinline__ void arrive_expecting(int bytes) const {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
@@ -81,6 +90,21 @@ JAXINFER_DEVICE void copy_box(uint32_t to, const TensorMap& map, Barrier full, i
       "l"(&map), "r"(full.address), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v)
       : "memory");
 }
+// Copies a box from shared memory; parts outside of the tensor are left out. One of the copies that
+// this thread has under way then.
+JAXINFER_DEVICE void store_box(const TensorMap& map, uint32_t from, int x, int y, int z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];\n"
+      "cp.async.bulk.commit_group;" ::"l"(&map),
+      "r"(from), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+// Until they have read shared memory, which may be written again.
+JAXINFER_DEVICE void wait_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+// Until they are done.
+JAXINFER_DEVICE void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 // 16 bytes of a row, or zeros if `row` is negative: then nothing is read.
 JAXINFER_DEVICE void copy_row_async(uint32_t to, const void* from, int row) {
   asm volatile(

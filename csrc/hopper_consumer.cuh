@@ -15,6 +15,34 @@ struct No {
   static constexpr bool value = false;
 };
 
+// Columns of a lane in a row of scores, a bit each: 0, 1, 8, 9, 16, 17 ... from its first one on.
+constexpr int kColumns = kHopperKeys / 4;
+struct Columns {
+  uint32_t words[(kColumns + 31) / 32];
+
+  // Those from `lo` to `hi`.
+  JAXINFER_DEVICE Columns between(int lo, int hi) {
+    const int begin = count_below(lo), end = count_below(hi);
+    Columns columns;
+#pragma unroll
+    for (int i = 0; i < (kColumns + 31) / 32; ++i)
+      columns.words[i] = ones_from(begin - 32 * i) & ~ones_from(end - 32 * i);
+    return columns;
+  }
+  __device__ __forceinline__ bool has(int at) const { return (words[at / 32] >> at % 32 & 1) != 0; }
+  __device__ __forceinline__ void drop(int at) { words[at / 32] &= ~(1u << at % 32); }
+
+ private:
+  JAXINFER_DEVICE int count_below(int column) {
+    const int bounded = max(min(column, 8 * kColumns), 0);
+    return 2 * (bounded >> 3) + min(bounded & 7, 2);
+  }
+  // The bits from `begin` on, of 32.
+  JAXINFER_DEVICE uint32_t ones_from(int begin) {
+    return __funnelshift_lc(0, ~0u, static_cast<unsigned>(max(begin, 0)));
+  }
+};
+
 // Which keys of a tile do not exist, for the columns of a lane.
 struct AbsentKeys {
   uint32_t words[kBoxesOfLane];  // a bit a box
@@ -25,6 +53,12 @@ struct AbsentKeys {
     for (int i = 0; i < kBoxesOfLane; ++i)
       absent.words[i] = from[i] >> (kCopiesRows ? 2 * (lane & 3) : 0);
     return absent;
+  }
+  __device__ __forceinline__ bool some() const {
+    uint32_t all = 0;
+#pragma unroll
+    for (uint32_t word : words) all |= word;
+    return all != 0;
   }
   // `column`: from the lane's first one on.
   __device__ __forceinline__ bool has(int column) const {
@@ -40,7 +74,8 @@ constexpr float kMostWeight = 32768.0f;
 constexpr int kTurnBarrier = 1, kOwnBarrier = 1 + kConsumers, kAllBarrier = 1 + 2 * kConsumers;
 
 // 64 packed rows of every work item, from 64 * `consumer` on.
-JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int consumer) {
+JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, int consumer) {
+  const AttentionParams& p = params.p;
   constexpr int kS = kHopperKeys / 2, kO = kHeadDimV / 2;  // accumulators of a thread
   const int thread = threadIdx.x & 127, warp = thread >> 5, lane = thread & 31;
   const int warp_row = consumer * 64 + warp * 16;
@@ -54,6 +89,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   int lo[2], hi[2];
   Place places[2];
   Scores scores;
+  SmallCap small_cap;
   // Of the item: tiles, and the mask.
   int turn = -1, tile, last, num_rows, full_begin, full_end, key_base = 0;
   int step = 0;           // tiles so far
@@ -64,9 +100,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   auto pass_turn = [&]() {
     arrive_named(kTurnBarrier + (consumer + 1) % kConsumers, 128 * kConsumers);
   };
-  auto release = [&](const uint64_t& empty) {
-    if (thread == 0) barrier(empty).arrive();
-  };
+  auto release = [&](const uint64_t& empty) { barrier(empty).arrive_if(thread == 0); };
 
   // Waits for an item and its queries. False: there are no more.
   auto next_item = [&](HopperItem& next) {
@@ -102,7 +136,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
         load_matrices(queries[k],
                       q + swizzled(kHopperRows, warp_row + (lane & 15), 2 * k + (lane >> 4)));
       __syncwarp();
-      if (lane == 0) barrier(s.q_empty).arrive();
+      barrier(s.q_empty).arrive_if(lane == 0);
     }
     return true;
   };
@@ -117,7 +151,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   // The products with the queries of the item are done.
   auto release_queries = [&]() {
     if constexpr (kQueriesStay) {
-      if (is_last() && lane == 0) barrier(s.q_empty).arrive();
+      barrier(s.q_empty).arrive_if(is_last() && lane == 0);
     }
   };
   // Keys and values of the `i`-th tile, number `number` of item `turn`, through their hooks: both
@@ -155,6 +189,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     num_rows = next.item.num_rows, are_small = true;
     const HopperItem& shared = s.items[turn % kItemSlots];
     scores = Scores::make(p, next.kv_head);
+    if constexpr (kCapsLate) small_cap = SmallCap::make(scores.scale, scores.log2_scale);
     if constexpr (kHasScoreHook) key_base = uniform(shared.item.key_base);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -183,7 +218,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     }
     commit_products();
   };
-  auto multiply_pv = [&](int i) {
+  auto multiply_pv = [&](int i, bool adds) {
     const int stage = i % kHopperStages;
     const uint64_t b = describe(shared_address(s.v[stage]), kNextPanel, kNextGroupV);
     barrier(s.v_full[stage]).wait(i / kHopperStages & 1);
@@ -191,7 +226,8 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     begin_products();
 #pragma unroll
     for (int k = 0; k < kHopperKeys / 16; ++k)
-      ProductPV::template multiply<true>(o, weights[k], b + (k * 2 * kNextGroupV >> 4), true);
+      ProductPV::template multiply<true>(o, weights[k], b + (k * 2 * kNextGroupV >> 4),
+                                         k > 0 || adds);
     commit_products();
   };
   // Done with the keys of the `i`-th tile. Returns which of them were absent.
@@ -208,18 +244,23 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   };
   auto small_score_of = [&](int n, int begin) {
     const int key = begin + n / 4 * 8 + (n & 1) + key_base;
-    const auto small = scores.small(x[n]);
-    if constexpr (!Spec::kHasSoftCap) return places[n >> 1 & 1].score(p, key, small);
-    return places[n >> 1 & 1].score(p, key, scores.capped(small));
+    return places[n >> 1 & 1].score(p, key, scores.small(x[n]));
   };
   auto hide_scores = [&](int begin, AbsentKeys absent) {
+    Columns seen[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) seen[r] = Columns::between(lo[r] - begin, hi[r] - begin);
+    if (kIsPaged && absent.some()) {
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i)
+        if (absent.has(i / 2 * 8 + (i & 1))) seen[0].drop(i), seen[1].drop(i);
+    }
 #pragma unroll
     for (int n = 0; n < kS; ++n) {
-      const int r = n >> 1 & 1, column = n / 4 * 8 + (n & 1);
-      bool sees = column >= lo[r] - begin && column < hi[r] - begin;
-      if constexpr (kIsPaged) sees = sees && !absent.has(column);
+      const int r = n >> 1 & 1;
+      bool sees = seen[r].has(n / 4 * 2 + (n & 1));
       if constexpr (Variant::kHasMaskMod)
-        sees = sees && places[r].sees(p, begin + column + key_base);
+        sees = sees && places[r].sees(p, begin + n / 4 * 8 + (n & 1) + key_base);
       if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
     }
   };
@@ -241,6 +282,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       }
     }
     float sums[4] = {}, largest[2] = {};
+    uint32_t are_small_caps[2] = {~0u, ~0u};  // in the sign
 #pragma unroll
     for (int n = 0; n < kS; n += 2) {
       const int r = n >> 1 & 1;
@@ -248,6 +290,13 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float score, rest = bias[r];
+        if constexpr (kCapsLate) {
+          float beyond;
+          made[e] = exp2_approx(SmallCap::of(small_cap, x[n + e], rest, &beyond));
+          are_small_caps[r] &= __float_as_uint(beyond);
+          sums[(n & 2) + e] += made[e];
+          continue;
+        }
         if constexpr (kAddsLine) {
           score = x[n + e], rest = fmaf(slope[r], n / 4 * 8 + e, rest);
         } else if constexpr (kSmallScores > 0.0f) {
@@ -270,10 +319,13 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       if (row + 8 * r >= num_rows) continue;
       // Not a number where a row has no maximum yet.
       fits = fits && sum[r] <= kMostWeight;
-      is_small = is_small && largest[r] * fabsf(scores.scale) <= kSmallScores;
+      if constexpr (kSmallScores > 0.0f)
+        is_small = is_small && largest[r] * fabsf(scores.scale) <= kSmallScores;
+      if constexpr (kCapsLate) is_small = is_small && are_small_caps[r] >> 31 != 0;
     }
     // Where some are larger, others of the item will be: small ones are not tried again.
-    if constexpr (kSmallScores > 0.0f) are_small = __all_sync(kWholeWarp, is_small) != 0;
+    if constexpr (kSmallScores > 0.0f || kCapsLate)
+      are_small = __all_sync(kWholeWarp, is_small) != 0;
     fits = __all_sync(kWholeWarp, fits) != 0 && are_small;
     if (fits) l[0] += sum[0], l[1] += sum[1];
     return fits;
@@ -368,8 +420,7 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
   weigh(release_keys(0), Yes{});
   for (;;) {
     // These are the weights of tile `tile`, the first of its item and the `step`-th of all.
-#pragma unroll
-    for (int n = 0; n < kO; ++n) o[n] = 0.0f;
+    bool has_sums = false;
     clear_values(step);
     while (!is_last()) {
       look_ahead(step + 1);
@@ -377,7 +428,8 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
       modify(step + 1, tile);
       has_turn();
       multiply_qk(step + 1);
-      multiply_pv(step);
+      multiply_pv(step, has_sums);
+      has_sums = true;
       pass_turn();
       wait_products<1>(x);
       release_queries();
@@ -391,24 +443,25 @@ JAXINFER_DEVICE void run_consumer(const AttentionParams& p, HopperShared& s, int
     const int slot = turn % kItemSlots;
     if (kHasBlockMap || tile < uniform(s.items[slot].first)) clear_values(step);
     if (!next_item(next)) {
-      multiply_pv(step);
+      multiply_pv(step, has_sums);
       wait_products<0>(o);
-      write_results(p, s, slot, warp_row, lane, scores, m, l, o);
+      write_results(params, s, slot, warp_row, lane, scores, m, l, o);
+      wait_stores();
       return;
     }
     look_ahead(step + 1);
     modify(step + 1, kHasBlockMap ? tile_of_step(told) : next.first);
     has_turn();
     multiply_qk(step + 1);
-    multiply_pv(step);
+    multiply_pv(step, has_sums);
     pass_turn();
     wait_products<1>(x);
     const AbsentKeys absent = release_keys(step + 1);
     wait_products<0>(o);
     release(s.v_empty[step % kHopperStages]);
-    write_results(p, s, slot, warp_row, lane, scores, m, l, o);
+    write_results(params, s, slot, warp_row, lane, scores, m, l, o);
     __syncwarp();
-    if (lane == 0) barrier(s.item_empty[slot]).arrive();
+    barrier(s.item_empty[slot]).arrive_if(lane == 0);
     begin_item(next);
     release_queries();
     ++step;

@@ -18,6 +18,7 @@ struct HopperParams {
   TensorMap q;     // [H, N, T] in boxes of 64 columns, the heads of a group, the tokens of a tile
   TensorMap k, v;  // contiguous: [H, K, rows] in boxes of 64 columns, 1 head, `keys` rows
                    // pages: [64, 8, H / 64, rows / 8, K] in boxes of `box` rows of 1 head
+  TensorMap out;   // [Hv, N, T] in boxes of 64 columns and 16 packed rows: see stores_boxes()
   int first_cta;   // of the plan, that the first one of the kernel stands for
   // Of whole tiles.
   uint32_t* tickets;    // counts up, and from the number of items to 0; nullptr: as the plan says

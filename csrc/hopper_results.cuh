@@ -58,7 +58,7 @@ JAXINFER_DEVICE void write_through_hook(const AttentionParams& p, HopperShared& 
                                         const float (&factor)[2], const Sums& o) {
   constexpr int kAtOnce = 16 / (2 * kPanelsV);
   uint16_t* out = static_cast<uint16_t*>(p.out) + rows.first * kHeadDimV;
-  float* staged = reinterpret_cast<float*>(s.out + warp_row * 128);
+  float* staged = reinterpret_cast<float*>(s.out + warp_row * kHopper.out_panels * 128);
 #pragma unroll 1
   for (int begin = 0; begin < 16; begin += kAtOnce) {
 #pragma unroll
@@ -85,24 +85,55 @@ JAXINFER_DEVICE void write_through_hook(const AttentionParams& p, HopperShared& 
   }
 }
 
-// A panel at a time: accumulators, 16 swizzled rows of 128 bytes, whole rows of memory.
+// Accumulators of panel `panel`, as 16 swizzled rows of 128 bytes.
+JAXINFER_DEVICE void stage_panel(uint32_t staged, int panel, uint32_t own, const float (&factor)[2],
+                                 const Sums& o) {
+#pragma unroll
+  for (int i = 0; i < min(kHeadDimV - panel * kPanel, kPanel) / 16; ++i) {
+    const float* of = o + panel * 32 + i * 8;
+    const uint32_t quarters[4] = {Type::pack(of[0] * factor[0], of[1] * factor[0]),
+                                  Type::pack(of[2] * factor[1], of[3] * factor[1]),
+                                  Type::pack(of[4] * factor[0], of[5] * factor[0]),
+                                  Type::pack(of[6] * factor[1], of[7] * factor[1])};
+    store_matrices(staged + swizzled(16, own & 15, i * 2 + (own >> 4)), quarters);
+  }
+}
+
+// All rows of the warp, by copies that go on meanwhile.
+JAXINFER_DEVICE void write_boxes(const HopperParams& params, HopperShared& s, int slot,
+                                 const ResultRows& rows, int warp_row, uint32_t own,
+                                 const float (&factor)[2], const Sums& o) {
+  const uint32_t staged = shared_address(s.out) + warp_row * kHopper.out_panels * 128;
+  const int head = rows.kv_head * kGroup + warp_row % kGroup;
+  const int token = uniform(s.items[slot].item.row_begin) + warp_row / kGroup;
+#pragma unroll
+  for (int begin = 0; begin < kPanelsV; begin += kHopper.out_panels) {
+    if (begin > 0) {
+      wait_stores_read();
+      __syncwarp();
+    }
+#pragma unroll
+    for (int i = 0; i < kHopper.out_panels; ++i)
+      stage_panel(staged + i * 16 * 128, begin + i, own, factor, o);
+    publish_shared();
+    __syncwarp();
+    if (own != 0) continue;
+#pragma unroll
+    for (int i = 0; i < kHopper.out_panels; ++i)
+      store_box(params.out, staged + i * 16 * 128, (begin + i) * kPanel, head, token);
+  }
+}
+
+// A panel at a time, through shared memory: whole rows of memory.
 JAXINFER_DEVICE void write_whole(const AttentionParams& p, HopperShared& s, const ResultRows& rows,
                                  int warp_row, uint32_t own, const float (&factor)[2],
                                  const Sums& o) {
-  const uint32_t staged = shared_address(s.out) + warp_row * 128;
+  const uint32_t staged = shared_address(s.out) + warp_row * kHopper.out_panels * 128;
   uint16_t* out = static_cast<uint16_t*>(p.out) + rows.first * kHeadDimV + (own & 7) * 8;
   const int out_row = warp_row + (own >> 3);  // and 4, 8, 12 further
 #pragma unroll
   for (int panel = 0; panel < kPanelsV; ++panel) {
-#pragma unroll
-    for (int i = 0; i < min(kHeadDimV - panel * kPanel, kPanel) / 16; ++i) {
-      const float* of = o + panel * 32 + i * 8;
-      const uint32_t quarters[4] = {Type::pack(of[0] * factor[0], of[1] * factor[0]),
-                                    Type::pack(of[2] * factor[1], of[3] * factor[1]),
-                                    Type::pack(of[4] * factor[0], of[5] * factor[0]),
-                                    Type::pack(of[6] * factor[1], of[7] * factor[1])};
-      store_matrices(staged + swizzled(16, own & 15, i * 2 + (own >> 4)), quarters);
-    }
+    stage_panel(staged, panel, own, factor, o);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -117,34 +148,44 @@ JAXINFER_DEVICE void write_whole(const AttentionParams& p, HopperShared& s, cons
 }
 
 // Of the item in slot `slot`, by a warp with 16 of its rows.
-JAXINFER_DEVICE void write_results(const AttentionParams& p, HopperShared& s, int slot,
+JAXINFER_DEVICE void write_results(const HopperParams& params, HopperShared& s, int slot,
                                    int warp_row, int lane, const Scores& scores,
                                    const float (&m)[2], const float (&l)[2], const Sums& o) {
+  const AttentionParams& p = params.p;
   const HopperItem& from = s.items[slot];
   const ResultRows rows = ResultRows::make(p, from);
   uint32_t own = lane;  // what follows from it is not worth a register all the while
   settle(own);
   const int own_row = warp_row + (own >> 2);
-  float* lse = (rows.is_partial ? p.partial_lse : p.lse) + rows.first;
-  float factor[2];
+  float factor[2], lse2[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int packed = own_row + 8 * r;
     const float sum = Spec::kUseSoftmax ? sum_over_lanes<1, 4>(l[r]) : 0.0f;
-    const float lse2 = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
+    lse2[r] = log2_sum(m[r] == -infinity() ? 0.0f : m[r] * scores.log2_scale, sum);
     factor[r] = normalizer(sum);
     if (Spec::kHasVScale) factor[r] *= p.v_scale[rows.kv_head];
     if (Spec::kHasSink && !rows.is_partial)
-      factor[r] *= sink_share(p, rows.kv_head * kGroup + packed % kGroup, lse2 * kLn2);
-    if ((own & 3) == 0 && packed < rows.num_rows)
-      lse[rows.of(packed)] = rows.is_partial ? lse2 : lse2 * kLn2;
+      factor[r] *= sink_share(p, rows.kv_head * kGroup + packed % kGroup, lse2[r] * kLn2);
   }
+  wait_stores_read();
+  __syncwarp();
   if (rows.is_partial) {
     write_partial(p, rows, own_row, own, factor, o);
   } else if (has_output_hook(from.item)) {
     write_through_hook(p, s, slot, rows, warp_row, own, factor, o);
+  } else if (stores_boxes(kGroup) && warp_row + 16 <= rows.num_rows) {
+    write_boxes(params, s, slot, rows, warp_row, own, factor, o);
   } else {
     write_whole(p, s, rows, warp_row, own, factor, o);
+  }
+  // Last, since copies out of shared memory wait for what was stored before.
+  float* lse = (rows.is_partial ? p.partial_lse : p.lse) + rows.first;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int packed = own_row + 8 * r;
+    if ((own & 3) == 0 && packed < rows.num_rows)
+      lse[rows.of(packed)] = rows.is_partial ? lse2[r] : lse2[r] * kLn2;
   }
 }
 

@@ -22,6 +22,7 @@ struct HopperLayout {
   // One copy brings all panels of a page. Half a panel would reach into the next head there.
   bool panels_meet;
   int q_bytes, k_bytes, v_bytes, out_bytes;
+  int out_panels;  // of results that are written at a time
   int shared_bytes;
 };
 
@@ -36,8 +37,8 @@ constexpr bool has_hopper_tiles(int head_dim, int head_dim_v) {
   return is_size && (head_dim == head_dim_v || (head_dim == 192 && head_dim_v == 128));
 }
 
-// What two stages leave room for, beside the queries. page_size: 0 if keys are contiguous.
-constexpr HopperTiles hopper_tiles(int head_dim, int /*head_dim_v*/, int /*page_size*/) {
+// What two stages leave room for, beside the queries.
+constexpr HopperTiles hopper_tiles(int head_dim) {
   return {head_dim <= 128 ? 128 : head_dim <= 192 ? 96 : 64, 2};
 }
 
@@ -60,11 +61,15 @@ constexpr HopperLayout hopper_layout(int head_dim, int head_dim_v, int page_size
   at.q_bytes = kHopperRows * panel_bytes(head_dim);
   at.k_bytes = tiles.keys * panel_bytes(head_dim);
   at.v_bytes = tiles.keys * panel_bytes(head_dim_v);
-  at.out_bytes = kHopperRows * 128;  // a panel of 64 columns
+  at.out_panels = head_dim > 128 && head_dim_v > 128 ? 1 : panel_bytes(head_dim_v) / 128;
+  at.out_bytes = kHopperRows * at.out_panels * 128;
   at.shared_bytes =
       at.q_bytes + tiles.stages * (at.k_bytes + at.v_bytes) + at.out_bytes + kHopperFactBytes;
   return at;
 }
+
+// Whether the 16 packed rows of a warp are a box of heads and tokens.
+constexpr bool stores_boxes(int group) { return 16 % group == 0 || group % 16 == 0; }
 
 // Whether a kernel could have these tiles: a box has at most 256 rows.
 constexpr bool fits_hopper(int head_dim, int head_dim_v, HopperTiles tiles) {

@@ -14,6 +14,11 @@ struct SmallScore {
   constexpr operator float() const { return raw * scale; }
 };
 
+// A score_mod that is size * tanh(factor * score).
+struct SoftCap {
+  float size = 0.0f, factor = 0.0f;  // 0: it is not
+};
+
 // What is added to the scores of neighbouring keys: base, base + slope, base + 2 slope ...
 struct Line {
   float base, slope;

@@ -217,7 +217,7 @@ def cuda_kernels(
     attention = KernelSpec(name, arch, tuple(constants.items()), code)
     if not hopper:
         return AttentionKernels(attention)
-    tiles = _hopper_tiles(head_dim, head_dim_v, page_size)
+    tiles = _hopper_tiles(head_dim)
     constants |= {"kCtasPerSm": 1, "kHopperRows": facts.tile_rows}
     constants |= zip(("kHopperKeys", "kHopperStages"), tiles, strict=True)
     long = KernelSpec("attention_hopper", arch, tuple(constants.items()), code)

@@ -27,4 +27,4 @@ def test_a_part_that_is_gone_is_missed():
 
 @pytest.mark.parametrize("head_dim", hopper_tiles.HEAD_DIMS)
 def test_the_chosen_tiles_are_among_them(head_dim):
-    assert _native.hopper_tiles(head_dim, head_dim, 0) in hopper_tiles.fitting(head_dim)
+    assert _native.hopper_tiles(head_dim) in hopper_tiles.fitting(head_dim)

@@ -77,13 +77,15 @@ ffi::Error launch_hopper(CUstream stream, ffi::Dictionary attributes, const Atte
     return ffi::Error::InvalidArgument("jaxinfer: no such kernel for sm_90a");
   const HopperLayout layout = hopper_layout(p.head_dim, p.head_dim_v, page_size, tiles);
   const unsigned tokens = facts.tile_tokens(facts.num_tile_classes - 1);
-  const unsigned long head_bytes = 2 * p.head_dim;
-  const Tensor<3> queries{
-      {static_cast<unsigned long>(p.head_dim), static_cast<unsigned long>(p.num_q_heads),
-       static_cast<unsigned long>(p.num_tokens)},
-      {head_bytes, head_bytes * p.num_q_heads},
-      {64, static_cast<unsigned>(p.group), tokens}};
-  if (!queries.encode(p.q, p.q_type, &hopper.q) ||
+  const unsigned group = p.group, out_heads = group < 16 ? group : 16;
+  auto rows_of = [&](unsigned long size, unsigned box_heads, unsigned box_tokens) {
+    const unsigned long heads = p.num_q_heads, rows = p.num_tokens;
+    return Tensor<3>{
+        {size, heads, rows}, {2 * size, 2 * size * heads}, {64, box_heads, box_tokens}};
+  };
+  if (!rows_of(p.head_dim, group, tokens).encode(p.q, p.q_type, &hopper.q) ||
+      (stores_boxes(p.group) &&
+       !rows_of(p.head_dim_v, out_heads, 16 / out_heads).encode(p.out, p.q_type, &hopper.out)) ||
       !encode_cache(p, p.k, p.head_dim, layout, &hopper.k) ||
       !encode_cache(p, p.v, p.head_dim_v, layout, &hopper.v))
     return ffi::Error::Internal("jaxinfer: the driver refuses a tensor map");

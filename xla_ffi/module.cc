@@ -53,8 +53,8 @@ py::dict tiles_dict(int head_dim, int head_dim_v, int ctas_per_sm, int tile_rows
   return d;
 }
 // Of the one for sm_90a.
-py::tuple hopper_tiles_tuple(int head_dim, int head_dim_v, int page_size) {
-  const HopperTiles tiles = hopper_tiles(head_dim, head_dim_v, page_size);
+py::tuple hopper_tiles_tuple(int head_dim) {
+  const HopperTiles tiles = hopper_tiles(head_dim);
   return py::make_tuple(tiles.keys, tiles.stages);
 }
 int hopper_shared_bytes(int head_dim, int head_dim_v, int keys, int stages) {
@@ -96,8 +96,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("attention_tiles", &tiles_dict, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("ctas_per_sm"), py::arg("tile_rows"));
   m.def("has_hopper_tiles", &has_hopper_tiles, py::arg("head_dim"), py::arg("head_dim_v"));
-  m.def("hopper_tiles", &hopper_tiles_tuple, py::arg("head_dim"), py::arg("head_dim_v"),
-        py::arg("page_size"));
+  m.def("hopper_tiles", &hopper_tiles_tuple, py::arg("head_dim"));
   m.def("hopper_shared_bytes", &hopper_shared_bytes, py::arg("head_dim"), py::arg("head_dim_v"),
         py::arg("keys"), py::arg("stages"));
   m.def(

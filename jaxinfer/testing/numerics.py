@@ -219,9 +219,11 @@ def _keys(operands):
 def assert_attention_close(out: Any, lse: Any, expected: Expected) -> None:
     """Holds a result of an attention op against float64.
 
-    The rule: the error is at most 1.5 times that of exact softmax with P rounded to
+    The rule: the error is at most 2.5 times that of exact softmax with P rounded to
     the dtype of the query before P V (the largest of a token, and of three multiples of
-    P), plus one ulp of the output, plus what float32 scores and sums cost.
+    P), plus one ulp of the output, plus what float32 scores and sums cost. (Exact
+    softmax of P times other numbers goes beyond 1.5 times in one of four cases of
+    400,000 elements, beyond 2 in one of seventy, and in 300 draws never beyond 2.5.)
 
     Args:
       out: [T, N, Hv] in the dtype of query.
@@ -232,7 +234,7 @@ def assert_attention_close(out: Any, lse: Any, expected: Expected) -> None:
       AssertionError: naming the worst element.
     """
     rounding = np.abs(expected.out_rounded - expected.out).max((0, 2, 3))[:, None, None]
-    tolerance = 1.5 * rounding + ulp(expected.out, out.dtype) + expected.out_error
+    tolerance = 2.5 * rounding + ulp(expected.out, out.dtype) + expected.out_error
     assert_close("out", out, expected.out, tolerance)
     if lse is not None:
         tolerance = expected.lse_error + ulp(expected.lse, np.dtype(np.float32))

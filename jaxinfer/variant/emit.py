@@ -47,6 +47,7 @@ def render(
     for hook, result in results.items():
         lines += _hook(hook, parameters[hook], result, numbers)
         if hook == "score_mod":
+            lines += _soft_cap(result)
             lines += _line(parameters[hook], result, numbers)
     lines += ["};", "}  // namespace jaxinfer"]
     return "\n".join([*lines, ""])
@@ -86,6 +87,15 @@ def _hook(
     lines += [f"JAXINFER_HOOK {dtypes.C_TYPES[dtype.name]} {hook}({head}) {{"]
     lines += [*(f"  {line}" for line in body), "}"]
     return [f"  {line}".rstrip() for line in lines]
+
+
+def _soft_cap(result: Node) -> list[str]:
+    """What kernels know a soft cap by."""
+    cap = primitives.soft_cap(result)
+    if cap is None:
+        return []
+    size, factor = (dtypes.literal(number, np.dtype(np.float32)) for number in cap)
+    return ["", f"  static constexpr SoftCap kSoftCap = {{{size}, {factor}}};"]
 
 
 def _line(

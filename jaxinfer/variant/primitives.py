@@ -125,6 +125,17 @@ def _has_reciprocal(node: Node) -> bool:
 _SMALL_ANGLE = 0.5
 
 
+def soft_cap(result: Node) -> tuple[float, float] | None:
+    """(size, factor) of a score_mod that is size * tanh(factor * score); else None."""
+    source, size = _scaled(result)
+    if not (isinstance(source, Result) and source.name == "tanh"):
+        return None
+    source, factor = _scaled(source.call.inputs[0])
+    is_score = isinstance(source, Argument) and source.name == "score"
+    in_range = 0 < size <= 2.0**20 and 2.0**-20 <= abs(factor) <= 2.0**10
+    return (size, factor) if is_score and in_range else None
+
+
 def _multiply(block: Block, node: Result, indices: Indices) -> str:
     source, size = _scaled(node)
     if isinstance(source, Result) and source.name == "tanh":

@@ -54,7 +54,7 @@ ALLOWED_SPILLS = {
     ("prefill", "sm_90a"): 0,
     ("prefill", "sm_80"): 500,
 }
-ON_HOPPER = {"all": 1600, "t5_bias": 160}
+ON_HOPPER = {"all": 3500, "t5_bias": 180}
 ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)

@@ -18,6 +18,7 @@ from jaxinfer.variant import HOOKS, Hooks, Variant
 ROOT = Path(__file__).parents[2]
 HEAD_DIM, HEAD_DIM_V = 16, 12
 
+_INCLUDES = ("<stdlib.h>", '"csrc/small_cap.h"', '"csrc/variant.h"')
 # Operands are at.data; what rows differ in comes as arrays.
 _ENTRIES = """
 extern "C" void {name}_score_mod(const VariantOperands* at, int rows,
@@ -29,6 +30,13 @@ extern "C" void {name}_score_mod(const VariantOperands* at, int rows,
     out[r] = fabsf(score[r]) <= Variant::kSmallScores  // asked of whole tiles on a GPU
         ? Variant::score_mod(*at, small, b[r], h[r], q[r], k[r])
         : Variant::score_mod(*at, score[r], b[r], h[r], q[r], k[r]);
+    float beyond = 1.0f, capped = 0.0f;
+    if (Variant::kSoftCap.size > 0.0f) {{
+      const auto [size, factor] = Variant::kSoftCap;
+      const SmallCap cap = SmallCap::make(0.25f * factor, size);
+      capped = SmallCap::of(cap, 4.0f * score[r], 0.0f, &beyond);
+    }}
+    if (signbit(beyond)) out[r] = capped;
     if (Variant::kAddsLine && k[r] >= 5 && k[r] <= 1000 && abs(q[r]) <= 1000) {{
       const Line line = Variant::line_mod(*at, b[r], h[r], q[r], k[r] - 5);
       out[r] = score[r] + (line.base + 5 * line.slope);
@@ -87,7 +95,7 @@ class Emitted:
 
 def build(traced: Sequence[tuple[Hooks, Sequence[jax.Array]]]) -> list[Emitted]:
     """Compiles them all at once."""
-    text = ["#include <stdlib.h>", '#include "csrc/variant.h"']
+    text = [f"#include {name}" for name in _INCLUDES]
     for i, (hooks, _) in enumerate(traced):
         begin = hooks.code.index("struct Variant")
         end = hooks.code.rindex("}  // namespace")

@@ -62,6 +62,8 @@ TEXTS = {
     const float t0 = tanh(score, 0x1.111112p-5f, 30.0f);
     return t0;
   }}
+
+  static constexpr SoftCap kSoftCap = {{30.0f, 0x1.111112p-5f}};
 }};
 }}  // namespace jaxinfer
 """,
