@@ -75,36 +75,41 @@ class Operands:
 
 def jaxinfer(operands: Operands) -> tuple[Call, Any]:
     """Our kernel, with a plan made on the host."""
-    plan, implementation = host_plan(operands.case), own_implementation()
+    plan, options = host_plan(operands.case), _options(operands.case)
     key, value = operands.key, operands.value
     if operands.table is None:
 
         def call(shared, query):
             key, value, cu_q_lens, plan = shared
             return ji.ragged_attention(
-                query, key, value, cu_q_lens, plan=plan, implementation=implementation
+                query, key, value, cu_q_lens, plan=plan, **options
             )
 
         return call, (key, value, operands.cu_q_lens, plan)
 
     def call_paged(shared, query):
         *paged, plan = shared
-        return ji.ragged_paged_attention(
-            query, *paged, plan=plan, implementation=implementation
-        )
+        return ji.ragged_paged_attention(query, *paged, plan=plan, **options)
 
     lengths = operands.kv_lens, operands.cu_q_lens
     return call_paged, (key, value, operands.table, *lengths, plan)
 
 
+def _options(case: AttentionCase) -> dict[str, Any]:
+    return {
+        "is_causal": prefill_cells.is_causal(case),
+        "implementation": own_implementation(),
+    }
+
+
 def cudnn(operands: Operands) -> tuple[Call, Any]:
     """jax.nn's cuDNN attention."""
     query, *shared = operands.dense()
-    shape = query.shape
+    shape, is_causal = query.shape, prefill_cells.is_causal(operands.case)
 
     def call(shared, query):
         out = jax.nn.dot_product_attention(
-            query.reshape(shape), *shared, is_causal=True, implementation="cudnn"
+            query.reshape(shape), *shared, is_causal=is_causal, implementation="cudnn"
         )
         return out.reshape(query.shape)
 
@@ -135,7 +140,8 @@ def flash_attn3(operands: Operands) -> tuple[Call, Any]:
     if prefill_cells.is_dense(case):
 
         def call_dense(shared, query):
-            out = fa3.flash_mha(query.reshape(batched), *shared, is_causal=True)
+            is_causal = prefill_cells.is_causal(case)
+            out = fa3.flash_mha(query.reshape(batched), *shared, is_causal=is_causal)
             return out.reshape(shape)
 
         return call_dense, operands.dense()[1:]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Copyright 2026 The jaxinfer authors
-"""The cells of the prefill benchmark: causal, in bfloat16, the most telling ones first.
+"""The cells of the prefill benchmark, in bfloat16, the most telling ones first.
 
 In numpy alone, as the decode cells: what runs in PyTorch times the same cells.
 """
@@ -16,12 +16,15 @@ from jaxinfer.testing.cases import AttentionCase
 PREFILL = "prefill"  # the benchmark's name in records
 SHAPES = ((16, 1024), (8, 2048), (4, 4096), (2, 8192), (1, 16384))
 CHUNK, CONTEXT = 512, 32768  # queries of a chunk; keys, its own included
-PAGE_SIZES = (16, 64)
+PAGE_SIZES = (64, 128, 5, 1)  # beside 16, for the shapes that follow
+_SOME_SHAPES = ((16, 1024), (2, 8192))
 _ZIPF_SEQS = 16
 
 
 def cells(is_quick: bool = False) -> list[AttentionCase]:
-    """Without pages, with pages, chunks, unequal lengths; then other heads."""
+    """Without pages, with pages of 16, chunks, unequal lengths; then other heads,
+    pages and masks. All are causal but one.
+    """
     if is_quick:
         fields = {"num_q_heads": 4, "num_kv_heads": 2, "head_dim": 64}
         return [
@@ -30,10 +33,9 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
             _case(batch=2, q_len=20, kv_len=70, page_size=16, **fields),
             _unequal(np.array([30, 7, 133]), "zipf", None, **fields),
         ]
-    paged = [square(*shape, page_size=p) for p in PAGE_SIZES for shape in SHAPES]
+    paged = [square(*shape, page_size=16) for shape in SHAPES]
     chunks = [
-        _case(batch=batch, q_len=CHUNK, kv_len=CONTEXT, page_size=page_size)
-        for page_size in PAGE_SIZES
+        _case(batch=batch, q_len=CHUNK, kv_len=CONTEXT, page_size=16)
         for batch in (1, 4)
     ]
     unequal = [
@@ -42,13 +44,22 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
         for label, lengths in (("uniform", uniform()), ("zipf", zipf()))
     ]
     mha = [square(*shape, num_kv_heads=32) for shape in SHAPES]
+    other_pages = [
+        square(*shape, page_size=p) for p in PAGE_SIZES for shape in _SOME_SHAPES
+    ]
+    full = [square(1, 16384, options={"is_causal": False})]
     other_heads = [square(*shape, head_dim=d) for d in (256, 64) for shape in SHAPES]
     gqa = [square(*shape) for shape in SHAPES]
-    return gqa + paged + chunks + unequal + mha + other_heads
+    return gqa + paged + chunks + unequal + mha + full + other_pages + other_heads
+
+
+def is_causal(case: AttentionCase) -> bool:
+    """Whether queries see no later keys."""
+    return case.options.get("is_causal", True)
 
 
 def is_dense(case: AttentionCase) -> bool:
-    """Whether it is plain causal attention of [B, S, heads, H]."""
+    """Whether it is plain attention of [B, S, heads, H]."""
     return case.page_size is None and case.q_lens is None
 
 
@@ -132,7 +143,8 @@ def max_error(
             for x, i in ((query, head), (key, head // group), (value, head // group))
         )
         scores = q @ k.T / math.sqrt(case.head_dim)
-        scores = np.where(np.arange(len(k)) <= position, scores, -np.inf)
+        if is_causal(case):
+            scores = np.where(np.arange(len(k)) <= position, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         expected = weights @ v / weights.sum(-1, keepdims=True)
         error = error_of_rows(out[:, head], expected, heads[head], position[:, 0])
