@@ -22,9 +22,7 @@ _ZIPF_SEQS = 16
 
 
 def cells(is_quick: bool = False) -> list[AttentionCase]:
-    """Without pages, with pages of 16, chunks, unequal lengths; then other heads,
-    pages and masks. All are causal but one.
-    """
+    """Without and with pages, chunks, unequal lengths; then other heads and masks."""
     if is_quick:
         fields = {"num_q_heads": 4, "num_kv_heads": 2, "head_dim": 64}
         return [
