@@ -21,8 +21,9 @@ constexpr bool kIsPaged = Spec::kPageSize > 0;
 constexpr bool kCopiesRows = kHopper.copies_rows, kPanelsMeet = kHopper.panels_meet;
 constexpr int kLoaders = kCopiesRows ? 2 : 1;  // a warp for keys and one for values
 constexpr int kBoxes = kHopperKeys / kHopper.box, kBoxesOfLane = (kBoxes + 31) / 32;
-// Longer queries would not fit the registers beside the sums.
-constexpr bool kQueriesStay = kHeadDim > 128;  // in shared memory
+// Queries stay in shared memory where registers would not hold them beside the sums, or what is
+// read for scores.
+constexpr bool kQueriesStay = kHeadDim > 128 || (kHasScoreMod && Variant::kReadsForScores);
 static_assert(has_hopper_tiles(kHeadDim, kHeadDimV), "no such kernel");
 static_assert(Spec::kHopperRows <= kHopperRows, "the plan's tiles must fit");
 static_assert(fits_hopper(kHeadDim, kHeadDimV, {kHopperKeys, kHopperStages}), "too many keys");

@@ -258,6 +258,8 @@ struct NoVariant : VariantMath {
   // score_mod is faster for a SmallScore up to this size; 0: it is not.
   static constexpr float kSmallScores = 0.0f;
   static constexpr SoftCap kSoftCap = {};
+  // score_mod reads something else for every key.
+  static constexpr bool kReadsForScores = false;
   // score_mod adds line_mod, which begins at that key, and does nothing else.
   static constexpr bool kAddsLine = false;
 

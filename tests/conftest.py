@@ -13,6 +13,10 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # environment compiles them as users do.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Or each worker would multiply the matrices of references with threads for all cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import jax
 import pytest

@@ -78,6 +78,16 @@ def _of_product(block: Block, x: Node, y: Node) -> str | None:
     return factor if step == _ONE else f"({factor} * {step})"
 
 
+def reads_for_scores(result: Node) -> bool:
+    """Whether a score_mod reads something else for every key."""
+    reads = [
+        node
+        for node in reachable([result])
+        if isinstance(node, Result) and node.name in ("gather", "dynamic_slice")
+    ]
+    return any(_depends(node, name) for node in reads for name in ("score", "kv_idx"))
+
+
 def _is_named(node: Node, name: str) -> bool:
     return isinstance(node, Argument) and node.name == name
 

@@ -47,14 +47,13 @@ VARIANTS = {
 }
 TILES = {"decode": decode, "prefill": prefill}
 # Bytes stored and loaded again. On sm_80 none of them between two steps of 64 keys, and
-# the plain kernel may spill 240. On sm_90a only three functions of a score at once do,
-# and a table of buckets.
+# the plain kernel may spill 240. On sm_90a only functions of everything at once do.
 ALLOWED_SPILLS = {
     ("decode", "sm_90a"): 0,
     ("prefill", "sm_90a"): 0,
     ("prefill", "sm_80"): 500,
 }
-ON_HOPPER = {"all": 3500, "t5_bias": 180}
+ON_HOPPER = {"all": 1300}
 ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)

@@ -52,3 +52,16 @@ def test_a_line_is_what_the_hook_adds(name, compiled):
 def test_all_else_is_no_line(name):
     hooks, _ = emitted.trace("score_mod", OTHERS[name])
     assert "kAddsLine" not in hooks.code
+
+
+@pytest.mark.parametrize(
+    ("hook", "reads"),
+    [
+        (lambda s, b, h, q, k: s + SLOPES[k % 8], True),
+        (lambda s, b, h, q, k: s + SLOPES[jnp.where(s > 0, h, 0)], True),
+        (lambda s, b, h, q, k: s * k + SLOPES[h] * SLOPES[q % 8], False),
+    ],
+)
+def test_reads_for_every_key_are_known(hook, reads):
+    hooks, _ = emitted.trace("score_mod", hook)
+    assert ("kReadsForScores = true" in hooks.code) == reads
