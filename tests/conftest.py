@@ -14,7 +14,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Or each worker would multiply the matrices of references with threads for all cores.
+    # Or each worker would multiply matrices with as many threads as there are cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
