@@ -49,7 +49,13 @@ _TURNS: tuple[Edit, ...] = (
 )
 PARTS: Mapping[str, tuple[Edit, ...]] = {
     "all": (),
-    "no exponentials": ((CONSUMER, "exp2_approx(fmaf(score", "(fmaf(score"),),
+    "no exponentials": (
+        (
+            CONSUMER,
+            "{exp2_approx(exponent_of(n)), exp2_approx(exponent_of(n + 1))}",
+            "{exponent_of(n), exponent_of(n + 1)}",
+        ),
+    ),
     "no copies of keys and values": (
         (
             LOADER,

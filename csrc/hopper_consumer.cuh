@@ -232,31 +232,26 @@ JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, i
     }
     float sums[4] = {}, largest[2] = {};
     uint32_t are_small_caps[2] = {~0u, ~0u};  // in the sign
+    auto exponent_of = [&](int n) {
+      const int r = n >> 1 & 1;
+      if constexpr (kCapsLate) {
+        float beyond;
+        const float exponent = SmallCap::of(small_cap, x[n], bias[r], &beyond);
+        are_small_caps[r] &= __float_as_uint(beyond);
+        return exponent;
+      } else if constexpr (kAddsLine) {
+        return fmaf(x[n], factor, fmaf(slope[r], n / 4 * 8 + (n & 1), bias[r]));
+      } else if constexpr (kSmallScores > 0.0f) {
+        largest[r] = fmaxf(largest[r], fabsf(x[n]));
+        return fmaf(small_score_of(n, begin), factor, bias[r]);
+      } else {
+        return fmaf(score_of(n, begin), factor, bias[r]);
+      }
+    };
 #pragma unroll
     for (int n = 0; n < kS; n += 2) {
-      const int r = n >> 1 & 1;
-      float made[2];
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float score, rest = bias[r];
-        if constexpr (kCapsLate) {
-          float beyond;
-          made[e] = exp2_approx(SmallCap::of(small_cap, x[n + e], rest, &beyond));
-          are_small_caps[r] &= __float_as_uint(beyond);
-          sums[(n & 2) + e] += made[e];
-          continue;
-        }
-        if constexpr (kAddsLine) {
-          score = x[n + e], rest = fmaf(slope[r], n / 4 * 8 + e, rest);
-        } else if constexpr (kSmallScores > 0.0f) {
-          largest[r] = fmaxf(largest[r], fabsf(x[n + e]));
-          score = small_score_of(n + e, begin);
-        } else {
-          score = score_of(n + e, begin);
-        }
-        made[e] = exp2_approx(fmaf(score, factor, rest));
-        sums[(n & 2) + e] += made[e];
-      }
+      const float made[2] = {exp2_approx(exponent_of(n)), exp2_approx(exponent_of(n + 1))};
+      sums[n & 2] += made[0], sums[(n & 2) + 1] += made[1];
       set_weight(n, made[0], made[1]);
     }
     const float sum[2] = {sums[0] + sums[1], sums[2] + sums[3]};
