@@ -196,7 +196,7 @@ def _measure(
     query = operands.query if query is None else query
     out = jax.jit(call)(shared, query)
     error = check(operands, jnp.concatenate(jax.tree.leaves(out)))
-    settings = settings.for_flops(operands.case.num_flops())
+    settings = prefill_cells.timing(operands.case, settings)
     return measure_apart(call, shared, [query], settings), error
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 _RATE = 4e14  # FLOP/s, a guess from which the length of a program follows
 _PROGRAM = 0.02  # seconds
+_REST = 0.2  # seconds, in which a chip cools that its power bounds otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Settings:
       repeats: of which the median is taken.
       seconds: that the few programs of a repeat should last.
       most_launches: of these.
+      bursts: repeats of one program after a rest, beside the others.
     """
 
     calls: int = 24
     repeats: int = 7
     seconds: float = 0.01
     most_launches: int = 100
+    bursts: int = 0
 
     def with_calls(self, calls: int) -> "Settings":
         """The same for programs of another length; short calls need longer programs."""
@@ -56,7 +59,10 @@ QUICK = Settings(calls=2, repeats=2, most_launches=1)  # to see that it runs
 def measure(
     launch: Callable[[], Any], wait: Callable[[], Any], settings: Settings
 ) -> dict[str, float]:
-    """Microseconds of a call in a program that `launch` starts and `wait` ends."""
+    """Microseconds of a call in a program that `launch` starts and `wait` ends.
+
+    "us" is of programs that follow each other, "us_burst" of one after a rest.
+    """
 
     def seconds_of(launches: int) -> float:
         begin = time.perf_counter()
@@ -67,16 +73,25 @@ def measure(
 
     seconds_of(3)  # XLA captures at the first runs
     few = min(math.ceil(settings.seconds / seconds_of(1)), settings.most_launches)
-    times = []
-    for _ in range(settings.repeats):
-        seconds = seconds_of(3 * few) - seconds_of(few)
+
+    def call_of(many: int, few: int, rest: float = 0.0) -> float:
+        time.sleep(rest)
+        seconds = seconds_of(many)
+        time.sleep(rest)
+        seconds -= seconds_of(few)
         # Noise may be larger than what a program takes that does next to nothing.
-        times.append(max(1e6 * seconds / (2 * few * settings.calls), 1e-3))
-    return {
+        return max(1e6 * seconds / ((many - few) * settings.calls), 1e-3)
+
+    times = [call_of(3 * few, few) for _ in range(settings.repeats)]
+    made = {
         "us": round(statistics.median(times), 3),
         "us_min": round(min(times), 3),
         "us_max": round(max(times), 3),
     }
+    if settings.bursts:
+        bursts = [call_of(2, 1, _REST) for _ in range(settings.bursts)]
+        made["us_burst"] = round(statistics.median(bursts), 3)
+    return made
 
 
 class Chain:

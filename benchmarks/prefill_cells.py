@@ -5,12 +5,14 @@
 In numpy alone, as the decode cells: what runs in PyTorch times the same cells.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
 from benchmarks.decode_cells import checked_heads
+from benchmarks.gpu_timing import Settings
 from jaxinfer.testing.cases import AttentionCase
 
 PREFILL = "prefill"  # the benchmark's name in records
@@ -92,6 +94,14 @@ def _unequal(
     lens = tuple(lengths.tolist())
     fields |= {"q_lens": lens, "kv_lens": lens, "label": label}
     return _case(page_size=page_size, **fields)
+
+
+def timing(case: AttentionCase, settings: Settings) -> Settings:
+    """How a cell is timed: in programs that are not too long; some after a rest too."""
+    settings = settings.for_flops(case.num_flops())
+    if case not in [square(*shape) for shape in SHAPES]:
+        return settings
+    return dataclasses.replace(settings, bursts=3)
 
 
 def slots(case: AttentionCase, seq: int, table: np.ndarray | None) -> np.ndarray:

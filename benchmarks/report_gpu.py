@@ -61,7 +61,7 @@ def section(name: str, run: dict[str, Any]) -> str:
             if "idle" in one
         ]
     if any(key[0] == PREFILL for key in of):
-        lines += ["", "Causal prefill, TFLOP/s.", "", *prefill_table(records)]
+        lines += ["", "Prefill, TFLOP/s.", "", *prefill_table(records)]
     if any(key[0] == MIXED for key in of):
         lines += ["", "Mixed batches, microseconds.", "", *mixed_table(records)]
     shown = {*DECODE, STEP, PREFILL, MIXED}
@@ -157,7 +157,7 @@ def decode_table(records: Records) -> list[str]:
 
 
 def prefill_table(records: Records) -> list[str]:
-    """A row a case, a column an implementation."""
+    """A row a case, a column an implementation; after a rest in parentheses."""
     records = [one for one in records if one["benchmark"] == PREFILL]
     impls = ordered_impls(records)
     lines = [
@@ -165,11 +165,18 @@ def prefill_table(records: Records) -> list[str]:
         "|---" * (len(impls) + 2) + "|",
     ]
     for (_, case), row in by_case(records).items():
-        cells = [f"{row[i]['tflops']:.0f}" if i in row else "" for i in impls]
+        cells = [_rates(row[i]) if i in row else "" for i in impls]
         own, best = row.get("jaxinfer"), best_peer(row)
         share = f"{best / own['us']:.2f}" if own and best else ""
         lines.append(f"| {case} | {' | '.join(cells)} | {share} |")
     return lines
+
+
+def _rates(one: dict[str, Any]) -> str:
+    rate = one["tflops"]
+    if "us_burst" not in one:
+        return f"{rate:.0f}"
+    return f"{rate:.0f} ({rate * one['us'] / one['us_burst']:.0f})"
 
 
 def mixed_table(records: Records) -> list[str]:

@@ -130,6 +130,34 @@ def test_time_to_start_and_to_report_is_not_that_of_the_calls(monkeypatch):
     assert now[0] == 0.5 * (3 + 1 + 3 * (5 + 15)) + 8
 
 
+def test_bursts_are_timed_after_rests(monkeypatch):
+    now, rests = [0.0], []
+    monkeypatch.setattr(gpu_timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(gpu_timing.time, "sleep", rests.append)
+
+    def launch():  # twice as fast if it did not run just before
+        now[0] += 1.0 if len(rests) > 2 * settings.repeats else 2.0
+
+    settings = Settings(calls=10, repeats=3, most_launches=1, bursts=2)
+    times = gpu_timing.measure(launch, lambda: None, settings)
+    assert times == {"us": 2e5, "us_min": 2e5, "us_max": 2e5, "us_burst": 1e5}
+    assert rests == [0.0] * 6 + [0.2] * 4
+
+
+def test_bursts_are_reported_in_parentheses():
+    case = prefill_cells.cells()[0]
+    times = {"us": 200.0, "us_min": 190.0, "us_max": 210.0, "us_burst": 100.0}
+    made = harness.record("prefill", case.name, "jaxinfer", times, case)
+    rate = case.num_flops() / 2e8
+    assert f"| {rate:.0f} ({2 * rate:.0f}) |" in report_gpu.prefill_table([made])[-1]
+
+
+def test_the_first_cells_of_prefill_have_bursts():
+    cells = prefill_cells.cells()
+    bursts = [prefill_cells.timing(case, Settings()).bursts for case in cells]
+    assert bursts == [3] * 5 + [0] * (len(cells) - 5)
+
+
 def test_decode_is_measured_and_what_cannot_run_says_why():
     impls = ("jaxinfer", "jaxinfer, plan in graph", "xla", "xla dense", "pallas")
     made = list(bench_decode.records([TINY_CELL], impls, QUICK))

@@ -36,7 +36,7 @@ def prefill(case: AttentionCase, backend: str, settings: Settings) -> Iterator[d
     run()
     torch.cuda.synchronize()
     error = cell.check()
-    settings = settings.for_flops(case.num_flops())
+    settings = prefill_cells.timing(case, settings)
     times = peer.time_graph([run] * settings.calls, settings)
     impl = f"flashinfer {backend}"
     yield record(PREFILL, case.name, impl, times, case, max_err=error)

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.gpu_timing import QUICK, Settings
 from benchmarks.harness import failure, record
 from benchmarks.peers.flex_attention import Bench, plain_cells, time_calls
-from benchmarks.prefill_cells import PREFILL
+from benchmarks.prefill_cells import PREFILL, timing
 from benchmarks.variant_cells import TIMING, PrefillCell
 from jaxinfer.testing.cases import AttentionCase
 
@@ -43,7 +43,7 @@ def prefill(
     backend = attention.SDPBackend.CUDNN_ATTENTION
     with torch.no_grad(), attention.sdpa_kernel(backend):
         error = bench.check("causal", call())
-        times = time_calls(call, cell.settings("causal", settings))
+        times = time_calls(call, timing(case, settings))
     return record(PREFILL, case.name, IMPL, times, case, max_err=error)
 
 
