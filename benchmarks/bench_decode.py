@@ -72,7 +72,7 @@ def host_plan(case: AttentionCase, config: ji.PlanConfig | None = None) -> ji.Pl
         num_q_heads=case.num_q_heads,
         num_kv_heads=case.num_kv_heads,
         head_dim=case.head_dim,
-        is_causal=case.options.get("is_causal", True),
+        is_causal=case.is_causal,
         config=config,
     )
 

@@ -97,7 +97,7 @@ def jaxinfer(operands: Operands) -> tuple[Call, Any]:
 
 def _options(case: AttentionCase) -> dict[str, Any]:
     return {
-        "is_causal": prefill_cells.is_causal(case),
+        "is_causal": case.is_causal,
         "implementation": own_implementation(),
     }
 
@@ -105,7 +105,7 @@ def _options(case: AttentionCase) -> dict[str, Any]:
 def cudnn(operands: Operands) -> tuple[Call, Any]:
     """jax.nn's cuDNN attention."""
     query, *shared = operands.dense()
-    shape, is_causal = query.shape, prefill_cells.is_causal(operands.case)
+    shape, is_causal = query.shape, operands.case.is_causal
 
     def call(shared, query):
         out = jax.nn.dot_product_attention(
@@ -140,8 +140,9 @@ def flash_attn3(operands: Operands) -> tuple[Call, Any]:
     if prefill_cells.is_dense(case):
 
         def call_dense(shared, query):
-            is_causal = prefill_cells.is_causal(case)
-            out = fa3.flash_mha(query.reshape(batched), *shared, is_causal=is_causal)
+            out = fa3.flash_mha(
+                query.reshape(batched), *shared, is_causal=case.is_causal
+            )
             return out.reshape(shape)
 
         return call_dense, operands.dense()[1:]

@@ -173,10 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", action="store_true", help="leave parts out instead")
     parser.add_argument("--quick", action="store_true", help="does it run at all?")
+    parser.add_argument("--commit", help="of the sources, where git does not know it")
     arguments = parser.parse_args()
     settings = QUICK if arguments.quick else Settings(repeats=3)
     shapes = ((2, 150),) if arguments.quick else SHAPES
-    print(json.dumps(machine()))
+    print(json.dumps(machine(arguments.commit)))
     for row in (part_rows if arguments.parts else tile_rows)(settings, shapes):
         print(row, flush=True)
 

@@ -53,11 +53,6 @@ def cells(is_quick: bool = False) -> list[AttentionCase]:
     return gqa + paged + chunks + unequal + mha + full + other_pages + other_heads
 
 
-def is_causal(case: AttentionCase) -> bool:
-    """Whether queries see no later keys."""
-    return case.options.get("is_causal", True)
-
-
 def is_dense(case: AttentionCase) -> bool:
     """Whether it is plain attention of [B, S, heads, H]."""
     return case.page_size is None and case.q_lens is None
@@ -151,7 +146,7 @@ def max_error(
             for x, i in ((query, head), (key, head // group), (value, head // group))
         )
         scores = q @ k.T / math.sqrt(case.head_dim)
-        if is_causal(case):
+        if case.is_causal:
             scores = np.where(np.arange(len(k)) <= position, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         expected = weights @ v / weights.sum(-1, keepdims=True)

@@ -73,8 +73,7 @@ class Cell:
         )
         cu_kv_lens = np.cumsum([0, *self.kv_lens], dtype=np.int32)
         lengths = (self.cu_q_lens_of(slice(None)), torch.from_numpy(cu_kv_lens))
-        causal = prefill_cells.is_causal(self.case)
-        ragged.plan(*lengths, *self.shape[:3], causal=causal, **TYPES)
+        ragged.plan(*lengths, *self.shape[:3], causal=self.case.is_causal, **TYPES)
         return lambda: ragged.run(self.query, self.k, self.v, out=self.out)
 
     def paged(self, backend: str, seqs: slice) -> Callable[[], Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.gpu_timing import QUICK, Settings, measure
 from benchmarks.harness import failure, record
-from benchmarks.prefill_cells import PREFILL, cells, is_causal, is_dense
+from benchmarks.prefill_cells import PREFILL, cells, is_dense
 from benchmarks.variant_cells import CAP, TIMING, WINDOW, PrefillCell, prefill_cells
 from jaxinfer.testing.cases import AttentionCase
 
@@ -125,7 +125,7 @@ def plain_cells(is_quick: bool) -> dict[PrefillCell, AttentionCase]:
     """The dense causal ones of the prefill benchmark, and their cases there."""
     found = {}
     for case in cells(is_quick):
-        if not (is_dense(case) and is_causal(case)):
+        if not (is_dense(case) and case.is_causal):
             continue
         shape = (case.batch, case.kv_len, case.num_q_heads, case.num_kv_heads)
         found[PrefillCell(*shape, case.head_dim, ("causal",))] = case

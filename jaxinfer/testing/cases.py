@@ -82,11 +82,16 @@ class AttentionCase:
             parts += [f"q{max(q_lens)}"]
         parts += [f"kv{kv_len}", "mixed" if self.kv_lens else self.lengths]
         if max(q_lens) != 1:
-            parts += ["causal" if self.options.get("is_causal", True) else "full"]
+            parts += ["causal" if self.is_causal else "full"]
         parts += [f"{self.num_q_heads}x{self.num_kv_heads}", f"d{self.head_dim}"]
         parts += ["ragged" if self.page_size is None else f"p{self.page_size}"]
         parts += [_SHORT[self.dtype]] + ([self.label] if self.label else [])
         return "_".join(parts)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether queries see no later keys."""
+        return self.options.get("is_causal", True)
 
     @property
     def num_seqs(self) -> int:

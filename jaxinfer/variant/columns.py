@@ -7,7 +7,7 @@ as long as an exponential, but two sums of products.
 """
 
 from jaxinfer.variant.block import Block
-from jaxinfer.variant.graph import Argument, Node, Result, inputs_of, reachable
+from jaxinfer.variant.graph import Node, Result, depends, inputs_of, is_named
 
 _NONE, _ONE = "0.0f", "1.0f"
 
@@ -24,11 +24,11 @@ def added_line(result: Node) -> Node | None:
     if not (isinstance(result, Result) and result.name == "add"):
         return None
     inputs = inputs_of(result)
-    scores = [_is_named(node, "score") for node in inputs]
+    scores = [is_named(node, "score") for node in inputs]
     if result.dtype.name != "float32" or scores.count(True) != 1:
         return None
     rest = inputs[scores.index(False)]
-    return None if _depends(rest, "score") else rest
+    return None if depends(rest, "score") else rest
 
 
 def slope(block: Block, node: Node) -> str | None:
@@ -41,9 +41,9 @@ def slope(block: Block, node: Node) -> str | None:
     Returns:
       C++ of a float; None if steps are not equal, or not known to be.
     """
-    if node.shape or not _depends(node, "kv_idx"):
+    if node.shape or not depends(node, "kv_idx"):
         return None if node.shape else _NONE
-    if _is_named(node, "kv_idx"):
+    if is_named(node, "kv_idx"):
         return _ONE
     if not isinstance(node, Result) or node.dtype.name not in ("int32", "float32"):
         return None
@@ -67,30 +67,12 @@ def slope(block: Block, node: Node) -> str | None:
 
 
 def _of_product(block: Block, x: Node, y: Node) -> str | None:
-    if _depends(x, "kv_idx"):
+    if depends(x, "kv_idx"):
         x, y = y, x
     step = slope(block, y)
-    if step is None or _depends(x, "kv_idx"):
+    if step is None or depends(x, "kv_idx"):
         return None
     factor = block.at(x)
     if x.dtype.name != "float32":
         factor = f"static_cast<float>({factor})"
     return factor if step == _ONE else f"({factor} * {step})"
-
-
-def reads_for_scores(result: Node) -> bool:
-    """Whether a score_mod reads something else for every key."""
-    reads = [
-        node
-        for node in reachable([result])
-        if isinstance(node, Result) and node.name in ("gather", "dynamic_slice")
-    ]
-    return any(_depends(node, name) for node in reads for name in ("score", "kv_idx"))
-
-
-def _is_named(node: Node, name: str) -> bool:
-    return isinstance(node, Argument) and node.name == name
-
-
-def _depends(node: Node, name: str) -> bool:
-    return any(_is_named(n, name) for n in reachable([node]))

@@ -48,7 +48,7 @@ def render(
         lines += _hook(hook, parameters[hook], result, numbers)
         if hook == "score_mod":
             lines += _soft_cap(result)
-            if columns.reads_for_scores(result):
+            if gather.reads_for_scores(result):
                 lines += ["", "  static constexpr bool kReadsForScores = true;"]
             lines += _line(parameters[hook], result, numbers)
     lines += ["};", "}  // namespace jaxinfer"]

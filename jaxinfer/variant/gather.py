@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxinfer.variant import dtypes
 from jaxinfer.variant.block import Block, Indices
-from jaxinfer.variant.graph import Node, Number, Result
+from jaxinfer.variant.graph import Node, Number, Result, depends, reachable
 from jaxinfer.variant.index import Index
 
 
@@ -70,3 +70,10 @@ def _gather(block: Block, node: Result, indices: Indices) -> str:
 
 
 RULES = {"dynamic_slice": _dynamic_slice, "gather": _gather}
+
+
+def reads_for_scores(result: Node) -> bool:
+    """Whether a score_mod reads something else for every key."""
+    nodes = reachable([result])
+    reads = [n for n in nodes if isinstance(n, Result) and n.name in RULES]
+    return any(depends(n, name) for n in reads for name in ("score", "kv_idx"))

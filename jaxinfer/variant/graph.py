@@ -206,6 +206,16 @@ def inputs_of(node: Node) -> tuple[Node, ...]:
     return node.call.inputs if isinstance(node, Result) else ()
 
 
+def is_named(node: Node, name: str) -> bool:
+    """Whether it is that parameter of the hook."""
+    return isinstance(node, Argument) and node.name == name
+
+
+def depends(node: Node, name: str) -> bool:
+    """Whether it is computed from that parameter of the hook."""
+    return any(is_named(n, name) for n in reachable([node]))
+
+
 def reachable(roots: Iterable[Node], stop: Iterable[Node] = ()) -> list[Node]:
     """All that the roots are computed from, and the roots, in order.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxinfer.variant import dtypes
 from jaxinfer.variant.block import Block, Indices
-from jaxinfer.variant.graph import Argument, Node, Number, Result
+from jaxinfer.variant.graph import Node, Number, Result, is_named
 
 _COMPARED = {
     "eq": "{0} == {1}",
@@ -131,9 +131,13 @@ def soft_cap(result: Node) -> tuple[float, float] | None:
     if not (isinstance(source, Result) and source.name == "tanh"):
         return None
     source, factor = _scaled(source.call.inputs[0])
-    is_score = isinstance(source, Argument) and source.name == "score"
-    in_range = 0 < size <= 2.0**20 and 2.0**-20 <= abs(factor) <= 2.0**10
-    return (size, factor) if is_score and in_range else None
+    is_cap = is_named(source, "score") and size > 0 and _has_powers(factor, size)
+    return (size, factor) if is_cap else None
+
+
+def _has_powers(factor: float, size: float) -> bool:
+    """Whether the powers of these that polynomials of scores have are floats."""
+    return 2.0**-20 <= abs(factor) <= 2.0**10 and abs(size) <= 2.0**20
 
 
 def _multiply(block: Block, node: Result, indices: Indices) -> str:
@@ -149,10 +153,10 @@ def _tanh(block: Block, node: Result, indices: Indices, size: float = 1.0) -> st
         return _elementwise(block, node, indices)
     source, factor = _scaled(node.call.inputs[0])
     arguments = [block.at(source, indices if source.shape else ())]
-    if isinstance(source, Argument) and source.name == "score":
-        if 2.0**-20 <= abs(factor) <= 2.0**10 and abs(size) <= 2.0**20:
+    if is_named(source, "score"):
+        if _has_powers(factor, size):
             block.bound_score(_SMALL_ANGLE / abs(factor))
-        else:  # powers of these might not be floats
+        else:
             arguments = [f"static_cast<float>({arguments[0]})"]
     if (factor, size) != (1.0, 1.0):
         arguments += [dtypes.literal(number, node.dtype) for number in (factor, size)]

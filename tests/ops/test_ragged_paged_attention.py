@@ -52,7 +52,7 @@ def make_plan(case, operands, config):
         num_q_heads=case.num_q_heads,
         num_kv_heads=case.num_kv_heads,
         head_dim=case.head_dim,
-        is_causal=case.options.get("is_causal", True),
+        is_causal=case.is_causal,
         local_window_size=case.options.get("local_window_size"),
         config=config,
     )
