@@ -223,7 +223,8 @@ def assert_attention_close(out: Any, lse: Any, expected: Expected) -> None:
     the dtype of the query before P V (the largest of a token, and of three multiples of
     P), plus one ulp of the output, plus what float32 scores and sums cost. (Exact
     softmax of P times other numbers goes beyond 1.5 times in one of four cases of
-    400,000 elements, beyond 2 in one of seventy, and in 300 draws never beyond 2.5.)
+    400,000 elements, beyond 2 in one of seventy, and in 300 draws never beyond 2.5:
+    `pytest --exhaustive tests/test_numerics.py`.)
 
     Args:
       out: [T, N, Hv] in the dtype of query.
