@@ -2,8 +2,8 @@
 // Copyright 2026 The jaxinfer authors
 //
 // The prefill kernel for sm_90a (FlashAttention-3): one CTA per SM. In the first warpgroup a warp
-// finds work items, and another one loads their queries, keys and values by tensor copies; two
-// more warpgroups hold 64 packed rows each:
+// finds work items, and another one loads their queries, keys and values by tensor copies, or three
+// do row by row; two more warpgroups hold 64 packed rows each:
 //
 //   S[64 x keys] = Q K^T    A = Q in registers, long ones in shared memory; B = K
 //   O[64 x Hv] += P V       A = P, which the accumulators of S become; B = V
@@ -15,6 +15,7 @@
 
 #include "csrc/hopper_consumer.cuh"
 #include "csrc/hopper_loader.cuh"
+#include "csrc/hopper_rows.cuh"
 #include "csrc/hopper_scheduler.cuh"
 
 extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
@@ -30,8 +31,9 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
     barrier(s.q_full).init(1);
     barrier(s.q_empty).init(kConsumers * 4);
     for (int i = 0; i < kHopperStages; ++i) {
-      barrier(s.k_full[i]).init(kCopiesRows ? 1 + 32 : 1);
-      barrier(s.v_full[i]).init(kCopiesRows ? 1 + 32 : 1);
+      // Copies of rows arrive lane by lane; what is told of keys, warp by warp.
+      barrier(s.k_full[i]).init(kCopiesRows ? kLoaders * (32 + 1) : 1);
+      barrier(s.v_full[i]).init(kCopiesRows ? kLoaders * 32 : 1);
       barrier(s.k_empty[i]).init(kConsumers);
       barrier(s.v_empty[i]).init(kConsumers);
     }
@@ -46,7 +48,12 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
   if (warpgroup == 0) {
     give_registers<40>();
     const int warp = uniform(threadIdx.x >> 5);
-    if (warp < kLoaders) HopperLoader::make(params, s, warp).run();
+    if (warp < kLoaders) {
+      if constexpr (kCopiesRows)
+        HopperRows::make(params, s, warp).run();
+      else
+        HopperLoader::make(params, s).run();
+    }
     if (warp == kLoaders) HopperScheduler::make(params, s).run();
     // What comes behind this kernel counts on the one before it as well.
     if (blockIdx.x == gridDim.x - 1) wait_for_previous();

@@ -172,16 +172,19 @@ static __device__ __noinline__ Row find_row(const AttentionParams& p, int index,
   return row;
 }
 
-// What page list `list` says of key `key`, which it must hold: a page, or with contiguous keys
-// the row of the first. Loading it and using it are apart, for it takes a while to come.
+// Entries of page list `list`; with contiguous keys one, the row of the first.
+JAXINFER_DEVICE const int32_t* find_entries(const AttentionParams& p, int list) {
+  if constexpr (Spec::kPageSize == 0) return p.kv.kv_starts + list;
+  if constexpr (Spec::kIsCsr) return p.kv.page_indices + max(__ldg(p.kv.page_indptr + list), 0);
+  return p.kv.page_table + list * p.kv.max_pages;
+}
+// What they say of a key, which they must hold. Loading it and using it are apart, for it takes a
+// while to come.
+JAXINFER_DEVICE int load_entry(const int32_t* entries, int key) {
+  return __ldg(entries + (Spec::kPageSize == 0 ? 0 : static_cast<unsigned>(key) / Spec::kPageSize));
+}
 JAXINFER_DEVICE int load_entry(const AttentionParams& p, int list, int key) {
-  if constexpr (Spec::kPageSize == 0) {
-    return __ldg(p.kv.kv_starts + list);
-  } else {
-    const int32_t* ids = p.kv.page_table + list * p.kv.max_pages;
-    if constexpr (Spec::kIsCsr) ids = p.kv.page_indices + max(__ldg(p.kv.page_indptr + list), 0);
-    return __ldg(ids + static_cast<unsigned>(key) / Spec::kPageSize);
-  }
+  return load_entry(find_entries(p, list), key);
 }
 // Row of K and V that the key lies in, or -1.
 JAXINFER_DEVICE int row_of_entry(const AttentionParams& p, int entry, int key) {

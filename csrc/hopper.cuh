@@ -105,14 +105,6 @@ JAXINFER_DEVICE void wait_stores_read() {
 }
 // Until they are done.
 JAXINFER_DEVICE void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-// 16 bytes of a row, or zeros if `row` is negative: then nothing is read.
-JAXINFER_DEVICE void copy_row_async(uint32_t to, const void* from, int row) {
-  asm volatile(
-      "{.reg .pred p; setp.lt.s32 p, %2, 0;\n"
-      "cp.async.cg.shared.global [%0], [%1], 16, p;}" ::"r"(to),
-      "l"(from), "r"(row)
-      : "memory");
-}
 JAXINFER_DEVICE void prefetch(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

@@ -19,7 +19,11 @@ constexpr int kConsumers = kHopperRows / 64;
 constexpr int kPanels = kRowBytes / 128, kPanelsV = kRowBytesV / 128;
 constexpr bool kIsPaged = Spec::kPageSize > 0;
 constexpr bool kCopiesRows = kHopper.copies_rows, kPanelsMeet = kHopper.panels_meet;
-constexpr int kLoaders = kCopiesRows ? 2 : 1;  // a warp for keys and one for values
+constexpr int kLoaders = kCopiesRows ? 3 : 1;  // warps
+// What copies of rows share: groups of 16, of which a loader looks up two with each load.
+constexpr int kRowGroups = kHopperKeys / 16;
+constexpr int kRowGroupsOfLoader = (kRowGroups + kLoaders - 1) / kLoaders;
+constexpr int kEntries = (kRowGroupsOfLoader + 1) / 2;
 constexpr int kBoxes = kHopperKeys / kHopper.box, kBoxesOfLane = (kBoxes + 31) / 32;
 // Queries stay in shared memory where registers would not hold them beside the sums, or what is
 // read for scores.
@@ -68,8 +72,9 @@ struct HopperShared {
   // Bit b: box b of the keys does not exist. A warp may read it when its stage is already given
   // back, so it stays for as many tiles more.
   uint32_t absent[2 * kHopperStages][kBoxesOfLane];
-  alignas(16) int rows[kLoaders][kCopiesRows ? kHopperKeys : 4];  // of K and V, -1: none
-  uint32_t steps[2 * kHopperStages];                              // for as long; see encode_step()
+  // Twice the rows of the keys of two tiles, in the order of copies; odd: none.
+  alignas(16) uint32_t rows[kLoaders][2][kCopiesRows ? 32 * kEntries : 4];
+  uint32_t steps[2 * kHopperStages];  // for as long; see encode_step()
   HopperItem items[kItemSlots];
   struct {
     int lo, hi;         // visible keys

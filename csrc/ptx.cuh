@@ -73,6 +73,12 @@ JAXINFER_DEVICE void copy_async(uint32_t to, const void* from, bool valid) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// One instruction, which the compiler makes several of where a factor lies in a uniform register.
+JAXINFER_DEVICE uint64_t multiply_wide(uint32_t a, uint32_t b) {
+  uint64_t c;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(c) : "r"(a), "r"(b));
+  return c;
+}
 JAXINFER_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N groups of this thread's copies are still on their way.
 template <int N>

@@ -60,6 +60,26 @@ def test_values_of_nobody_change_nothing(num_ctas, planned_lens):
     values_of_nobody.check(lens, config(num_ctas=num_ctas), implementation="cuda")
 
 
+@pytest.mark.parametrize("page_size", [1, 5, 16, 64])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_pages_that_do_not_exist_are_masked(page_size, head_dim):
+    """Every seventh page of a list, beside rows of tiles whose pages all exist."""
+    case = AttentionCase(
+        q_lens=(150, 1, 100),
+        kv_lens=(700, 400, 100),
+        num_q_heads=8,
+        head_dim=head_dim,
+        page_size=page_size,
+        dtype="bfloat16",
+    )
+    operands = make_operands(case)
+    table, num_pages = operands["page_table"], operands["k_pages"].shape[0]
+    table[0, 3::7], table[1, 2::7] = -1, num_pages
+    expected = attention_float64(operands)
+    assert (expected.out != attention_float64(make_operands(case)).out).any()
+    assert_attention_close(*attend(case, operands), expected)
+
+
 @pytest.mark.parametrize("options", [{}, {"logits_soft_cap": 30.0}], ids=str)
 def test_bits_do_not_depend_on_the_next_sequence(options):
     """Its queries lie behind the rows of a tile that is not full."""
