@@ -28,19 +28,7 @@ extern "C" __global__ void __launch_bounds__(jaxinfer::kHopperThreads, 1)
     prefetch(params.q);
     if (stores_boxes(kGroup)) prefetch(params.out);
     if (!kCopiesRows) prefetch(params.k), prefetch(params.v);
-    barrier(s.q_full).init(1);
-    barrier(s.q_empty).init(kConsumers * 4);
-    for (int i = 0; i < kHopperStages; ++i) {
-      // Copies of rows arrive lane by lane; what is told of keys, warp by warp.
-      barrier(s.k_full[i]).init(kCopiesRows ? kLoaders * (32 + 1) : 1);
-      barrier(s.v_full[i]).init(kCopiesRows ? kLoaders * 32 : 1);
-      barrier(s.k_empty[i]).init(kConsumers);
-      barrier(s.v_empty[i]).init(kConsumers);
-    }
-    for (int i = 0; i < kItemSlots; ++i) {
-      barrier(s.item_full[i]).init(1);
-      barrier(s.item_empty[i]).init(kLoaders + kConsumers * 4);
-    }
+    init_barriers(s);
     publish_barriers();
   }
   __syncthreads();

@@ -89,4 +89,21 @@ JAXINFER_DEVICE Place place_of(const HopperShared& s, int slot, int kv_head, int
 }
 JAXINFER_DEVICE Barrier barrier(const uint64_t& at) { return {shared_address(&at)}; }
 
+// By one thread: how many arrive at each.
+JAXINFER_DEVICE void init_barriers(const HopperShared& s) {
+  barrier(s.q_full).init(1);
+  barrier(s.q_empty).init(kConsumers * 4);
+  for (int i = 0; i < kHopperStages; ++i) {
+    // Copies of rows arrive lane by lane; what is told of keys, warp by warp.
+    barrier(s.k_full[i]).init(kCopiesRows ? kLoaders * (32 + 1) : 1);
+    barrier(s.v_full[i]).init(kCopiesRows ? kLoaders * 32 : 1);
+    barrier(s.k_empty[i]).init(kConsumers);
+    barrier(s.v_empty[i]).init(kConsumers);
+  }
+  for (int i = 0; i < kItemSlots; ++i) {
+    barrier(s.item_full[i]).init(1);
+    barrier(s.item_empty[i]).init(kLoaders + kConsumers * 4);
+  }
+}
+
 }  // namespace jaxinfer

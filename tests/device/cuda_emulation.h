@@ -69,10 +69,15 @@ inline void release_if_complete(Barrier& barrier) {
   barrier.waiting.clear();
 }
 
+// Until something makes the thread ready again.
+inline void sleep() {
+  if (!_setjmp(cta.fibers[cta.current].resume)) _longjmp(cta.scheduler, 1);
+}
+
 inline void wait_at(Barrier& barrier) {
   barrier.waiting.push_back(cta.current);
   release_if_complete(barrier);
-  if (!_setjmp(cta.fibers[cta.current].resume)) _longjmp(cta.scheduler, 1);
+  sleep();
 }
 
 inline void run_fiber() {

@@ -17,12 +17,13 @@ ROOT = HERE.parents[1]
 
 
 @functools.cache
-def build(op: str) -> ctypes.CDLL:
+def build(op: str, *macros: str) -> ctypes.CDLL:
     """tests/device/emulated_<op>.cc as a library; built once a process."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, f"{op}.so")
         includes = [f"-I{ROOT}", f"-I{HERE}", f"-I{jax.ffi.include_dir()}"]
         flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-U_FORTIFY_SOURCE"]
+        flags += [f"-D{macro}" for macro in macros]
         command = [os.environ.get("CXX", "g++"), *flags, *includes]
         source = HERE / f"emulated_{op}.cc"
         subprocess.run([*command, source, "-o", library], check=True)

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+// Copyright 2026 The jaxinfer authors
+//
+// The warps of csrc/hopper_rows.cuh on the host, between a scheduler and consumers that look at
+// all that they bring. Asynchronous copies come late, and threads run in random order: what is
+// overwritten too early, or said to be there too early, shows as a wrong value. Macros say what the
+// kernel is compiled for.
+// clang-format off: what is emulated comes first
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <random>
+// clang-format on
+
+#include "csrc/hopper_tiles.h"
+#include "cuda_emulation.h"
+
+#define __noinline__
+#define __builtin_assume(x) (void)(x)
+using std::max, std::min;
+struct uint2 {
+  unsigned x, y;
+};
+struct int4 {
+  int x, y, z, w;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+template <typename T>
+T __ldg(const T* from) {
+  return *from;
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int by) {
+  return emulated::exchange(value, [&](auto of) { return of(emulated::own_lane() ^ by); });
+}
+inline int __any_sync(unsigned mask, int x) { return __ballot_sync(mask, x) != 0; }
+inline int __all_sync(unsigned mask, int x) { return __ballot_sync(mask, x) == ~0u; }
+inline float __uint_as_float(unsigned bits) { return emulated::from_bits(bits); }
+size_t __cvta_generic_to_shared(const void* p);
+
+namespace jaxinfer {
+struct Spec {
+  static constexpr int kType = 2;
+  static constexpr int kHeadDim = HEAD_DIM;
+  static constexpr int kHeadDimV = HEAD_DIM_V;
+  static constexpr int kGroup = 4;
+  static constexpr int kPageSize = PAGE_SIZE;
+  static constexpr int kTileRows = 128;
+  static constexpr int kCtasPerSm = 1;
+  static constexpr bool kIsStacked = IS_STACKED;
+  static constexpr bool kIsCsr = IS_CSR;
+  static constexpr bool kIsScalePositive = true;
+  static constexpr bool kUseSoftmax = true;
+  static constexpr bool kHasSoftCap = false;
+  static constexpr bool kHasKScale = false;
+  static constexpr bool kHasVScale = false;
+  static constexpr bool kHasSink = false;
+  static constexpr bool kHasBias = false;
+  static constexpr bool kHasMask = false;
+  static constexpr int kHopperRows = jaxinfer::kHopperRows;
+  static constexpr int kHopperKeys = hopper_tiles(HEAD_DIM).keys;
+  static constexpr int kHopperStages = hopper_tiles(HEAD_DIM).stages;
+};
+}  // namespace jaxinfer
+
+// These have others in their place.
+#define Barrier PtxBarrier
+#define copy_box ptx_copy_box
+#define copy_async ptx_copy_async
+#define multiply_wide ptx_multiply_wide
+#include "csrc/hopper.cuh"
+#undef Barrier
+#undef copy_box
+#undef copy_async
+#undef multiply_wide
+
+namespace jaxinfer {
+namespace {
+
+using emulated::cta;
+
+constexpr int kNumThreads = 128;  // of the first warpgroup
+
+// ---- copies that come later -------------------------------------------------------------------
+
+struct Copy {
+  uint32_t to;
+  const uint8_t* from;  // nullptr: zeros
+  bool arrives;         // at barrier `to`, in place of a copy
+};
+std::deque<Copy> copies[kNumThreads];  // of each thread
+std::vector<int> idle_engine;
+int num_errors;
+
+void start(Copy copy) {
+  copies[cta.current].push_back(copy);
+  for (int thread : idle_engine) cta.ready.push_back(thread);
+  idle_engine.clear();
+}
+
+// ---- barriers in shared memory ------------------------------------------------------------------
+
+struct Barrier {
+  uint32_t address;
+
+  void init(int arrivals) const;
+  void arrive() const;
+  void wait(int parity) const;
+  void arrive_if(bool arrives) const {
+    if (arrives) arrive();
+  }
+  // Tensor copies come at once here.
+  void arrive_expecting(int) const { arrive(); }
+  void arrive_behind_copies() const { start({address, nullptr, true}); }
+};
+void copy_box(uint32_t, const TensorMap&, Barrier, int, int, int) {}
+void copy_async(uint32_t to, const void* from, bool valid);
+uint64_t multiply_wide(uint32_t a, uint32_t b) { return uint64_t{a} * b; }
+
+}  // namespace
+}  // namespace jaxinfer
+
+#include "csrc/hopper_rows.cuh"
+
+namespace jaxinfer {
+namespace {
+
+alignas(1024) HopperShared shared;
+uint8_t* at(uint32_t address) { return reinterpret_cast<uint8_t*>(&shared) + address; }
+
+struct Phase {
+  uint16_t expected, pending;
+  uint32_t number;
+};
+std::map<uint32_t, std::vector<int>> waiting;  // threads, by barrier
+
+void Barrier::init(int arrivals) const {
+  const Phase phase{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
+  memcpy(at(address), &phase, 8);
+}
+void Barrier::arrive() const {
+  Phase phase;
+  memcpy(&phase, at(address), 8);
+  if (--phase.pending == 0) {
+    phase.pending = phase.expected, ++phase.number;
+    for (int thread : waiting[address]) cta.ready.push_back(thread);
+    waiting[address].clear();
+  }
+  memcpy(at(address), &phase, 8);
+}
+// A warp of loaders waits as one, for one instruction asks for all of its lanes.
+void Barrier::wait(int parity) const {
+  for (;;) {
+    Phase phase;
+    memcpy(&phase, at(address), 8);
+    if (static_cast<int>(phase.number & 1) != parity) break;
+    waiting[address].push_back(cta.current);
+    emulated::sleep();
+  }
+  if (cta.current / 32 < kLoaders) __syncwarp();
+}
+
+// ---- a cache, and items ------------------------------------------------------------------------
+
+constexpr int kLayers = IS_STACKED ? 2 : 1, kHeads = 2, kLists = 3, kMaxKeys = 700;
+constexpr int kListPages = (kMaxKeys + PAGE_SIZE - 1) / PAGE_SIZE, kPages = kListPages + 20;
+
+template <int kDim>
+struct Cache {
+  std::vector<uint16_t> elements;
+
+  static int64_t index(int64_t row, int head) { return (row * kHeads + head) * kDim; }
+  bool has(const uint8_t* from) const {
+    const auto* begin = reinterpret_cast<const uint8_t*>(elements.data());
+    return from >= begin && from + 16 <= begin + 2 * elements.size();
+  }
+};
+Cache<HEAD_DIM> keys;
+Cache<HEAD_DIM_V> values;
+std::vector<int32_t> table, indptr;
+int32_t layer;
+HopperParams params;
+std::vector<HopperItem> items;
+
+void copy_async(uint32_t to, const void* from, bool valid) {
+  const auto* bytes = static_cast<const uint8_t*>(from);
+  if (valid && !keys.has(bytes) && !values.has(bytes)) ++num_errors, valid = false;
+  start({to, valid ? bytes : nullptr, false});
+}
+
+void draw(std::mt19937& random) {
+  const auto below = [&](int n) { return static_cast<int>(random() % n); };
+  for (auto* elements : {&keys.elements, &values.elements})
+    for (auto& x : *elements) x = random();
+  table.resize(kLists * kListPages), indptr.resize(kLists + 1);
+  for (auto& page : table)
+    page = below(12) == 0 ? below(2) ? -1 : kPages + below(9) : below(kPages);
+  for (int i = 0; i <= kLists; ++i) indptr[i] = i * kListPages;
+  layer = below(kLayers);
+  items.clear();
+  const int num_items = 1 + below(4);
+  for (int i = 0; i < num_items; ++i) {
+    HopperItem item{};
+    item.item.page_row = below(kLists);
+    item.item.hi = below(5) == 0 ? 0 : below(kMaxKeys + 1);
+    item.item.lo = below(2) ? 0 : below(kMaxKeys);
+    const bool has_keys = item.item.hi > item.item.lo;
+    item.first = has_keys ? (item.item.hi - 1) / kHopperKeys : 0;
+    item.last = has_keys ? item.item.lo / kHopperKeys : 0;
+    if (!has_keys && below(2)) item.item.page_row = 1 << 30;  // nobody may look there
+    for (item.kv_head = 0; item.kv_head < kHeads; ++item.kv_head) items.push_back(item);
+  }
+}
+
+// Of the cache, or -1.
+int64_t row_of(const HopperItem& now, int key) {
+  const int page = table[now.item.page_row * kListPages + key / PAGE_SIZE];
+  if (page < 0 || page >= kPages) return -1;
+  return (int64_t{layer} * kPages + page) * PAGE_SIZE + key % PAGE_SIZE;
+}
+bool sees(const HopperItem& now, int key) { return key >= now.item.lo && key < now.item.hi; }
+
+// ---- the other warps ---------------------------------------------------------------------------
+
+void schedule() {
+  for (size_t number = 0; number <= items.size(); ++number) {
+    const int slot = number % kItemSlots;
+    barrier(shared.item_empty[slot]).wait((number / kItemSlots & 1) ^ 1);
+    memset(&shared.items[slot], 0xa5, sizeof(HopperItem));
+    if (number < items.size()) shared.items[slot] = items[number];
+    if (number == items.size()) shared.items[slot].first = -1;
+    barrier(shared.item_full[slot]).arrive();
+  }
+}
+
+template <int kDim>
+void check_tile(const uint8_t* stage, const Cache<kDim>& cache, const HopperItem& now, int tile) {
+  for (int i = 0; i < kHopperKeys; ++i) {
+    const int key = tile * kHopperKeys + i;
+    const int64_t row = sees(now, key) ? row_of(now, key) : -1;
+    for (int chunk = 0; chunk < kDim / 8; ++chunk) {
+      const uint8_t zeros[16] = {};
+      const void* expected = zeros;
+      if (row >= 0) expected = &cache.elements[cache.index(row, now.kv_head) + chunk * 8];
+      const uint8_t* got = stage + chunk / 8 * kNextPanel + i * 128 + ((chunk % 8 ^ i % 8) << 4);
+      num_errors += memcmp(got, expected, 16) != 0;
+    }
+  }
+}
+void check_absent(const uint32_t (&absent)[kBoxesOfLane], const HopperItem& now, int tile) {
+  for (int i = 0; i < kHopperKeys; ++i) {
+    const int key = tile * kHopperKeys + i;
+    const bool expected = sees(now, key) && row_of(now, key) < 0;
+    num_errors += (absent[i / 32] >> i % 32 & 1) != expected;
+  }
+}
+
+int done_k[kHopperStages], done_v[kHopperStages], num_ended;
+
+// Looks twice, with others between, and leaves nothing to those who come later.
+template <int kDim>
+void consume(uint8_t* stage, size_t bytes, const Cache<kDim>& cache, const HopperItem& now,
+             int tile, const uint64_t& empty, int& done) {
+  check_tile(stage, cache, now, tile);
+  cta.ready.push_back(cta.current);
+  emulated::sleep();
+  check_tile(stage, cache, now, tile);
+  if (++done == kConsumers) done = 0, memset(stage, 0xa5, bytes);
+  barrier(empty).arrive();
+}
+
+void consume_items() {
+  int turn_k = 0, turn_v = 0;
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % kItemSlots;
+    barrier(shared.item_full[slot]).wait(turn / kItemSlots & 1);
+    barrier(shared.q_full).wait(turn & 1);
+    const HopperItem now = shared.items[slot];
+    if (now.first < 0) break;
+    const auto give_queries_back = [] {
+      for (int i = 0; i < 4; ++i) barrier(shared.q_empty).arrive();
+    };
+    if (!kQueriesStay) give_queries_back();
+    for (int tile = now.first; tile >= now.last - 1; --tile) {
+      if (tile >= now.last) {
+        const int stage = turn_k % kHopperStages;
+        barrier(shared.k_full[stage]).wait(turn_k / kHopperStages & 1);
+        consume(shared.k[stage], kHopper.k_bytes, keys, now, tile, shared.k_empty[stage],
+                done_k[stage]);
+        check_absent(shared.absent[turn_k++ % (2 * kHopperStages)], now, tile);
+      }
+      if (tile < now.first) {
+        const int stage = turn_v % kHopperStages;
+        barrier(shared.v_full[stage]).wait(turn_v++ / kHopperStages & 1);
+        consume(shared.v[stage], kHopper.v_bytes, values, now, tile + 1, shared.v_empty[stage],
+                done_v[stage]);
+        // A tile later, for a warp may be late.
+        if (tile >= now.last)
+          check_absent(shared.absent[(turn_k - 2) % (2 * kHopperStages)], now, tile + 1);
+      }
+    }
+    if (kQueriesStay) give_queries_back();
+    for (int i = 0; i < 4; ++i) barrier(shared.item_empty[slot]).arrive();
+  }
+  if (++num_ended < kConsumers) return;
+  for (int thread : idle_engine) cta.ready.push_back(thread);
+  idle_engine.clear();
+}
+
+// Some copies of some thread at a time, those of a thread in their order.
+void move_copies() {
+  for (;;) {
+    std::vector<int> busy;
+    for (int thread = 0; thread < kNumThreads; ++thread)
+      if (!copies[thread].empty()) busy.push_back(thread);
+    if (busy.empty()) {
+      if (num_ended == kConsumers) return;
+      idle_engine.push_back(cta.current);
+      emulated::sleep();
+      continue;
+    }
+    auto& queue = copies[busy[(cta.random >> 40) % busy.size()]];
+    for (uint64_t i = 0; i <= (cta.random >> 50) % 32 && !queue.empty(); ++i) {
+      const Copy copy = queue.front();
+      queue.pop_front();
+      if (copy.arrives) {
+        Barrier{copy.to}.arrive();
+      } else if (copy.from == nullptr) {
+        memset(at(copy.to), 0, 16);
+      } else {
+        memcpy(at(copy.to), copy.from, 16);
+      }
+    }
+    cta.ready.push_back(cta.current);
+    emulated::sleep();
+  }
+}
+
+void run_thread() {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp < kLoaders) HopperRows::make(params, shared, warp).run();
+  if (warp < kLoaders) return;
+  if (lane == 0) schedule();
+  if (lane == 1) move_copies();
+  if (lane == 2 || lane == 3) consume_items();
+}
+
+}  // namespace
+}  // namespace jaxinfer
+
+size_t __cvta_generic_to_shared(const void* p) {
+  return static_cast<const uint8_t*>(p) - reinterpret_cast<const uint8_t*>(&jaxinfer::shared);
+}
+
+// How much was wrong; -1: some thread waits for ever.
+extern "C" int check_hopper_rows(unsigned seed) {
+  using namespace jaxinfer;
+  std::mt19937 random(seed);
+  keys.elements.resize(Cache<HEAD_DIM>::index(kLayers * kPages * PAGE_SIZE, 0));
+  values.elements.resize(Cache<HEAD_DIM_V>::index(kLayers * kPages * PAGE_SIZE, 0));
+  draw(random);
+  AttentionParams& p = params.p;
+  p.k = keys.elements.data(), p.v = values.elements.data();
+  p.num_kv_heads = kHeads, p.num_layers = kLayers, p.layer = &layer;
+  p.kv.num_pages = kPages, p.kv.page_size = PAGE_SIZE;
+  if (IS_CSR) {
+    p.kv.page_indices = table.data(), p.kv.page_indptr = indptr.data();
+  } else {
+    p.kv.page_table = table.data(), p.kv.max_pages = kListPages;
+  }
+  memset(&shared, 0xa5, sizeof(shared));
+  init_barriers(shared);
+  for (auto& queue : copies) queue.clear();
+  waiting.clear(), idle_engine.clear();
+  num_errors = num_ended = 0;
+  std::fill_n(done_k, kHopperStages, 0), std::fill_n(done_v, kHopperStages, 0);
+  return emulated::run_grid({}, kNumThreads, seed, run_thread) ? num_errors : -1;
+}
