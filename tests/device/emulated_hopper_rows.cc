@@ -74,6 +74,17 @@ struct Spec {
 };
 }  // namespace jaxinfer
 
+#if HAS_BLOCK_MAP
+#include "csrc/variant.h"
+#define JAXINFER_VARIANT
+namespace jaxinfer {
+struct Variant : NoVariant {
+  static constexpr BlockMap kBlockMap = {
+      .operand = 0, .seqs = 0, .heads = 0, .rows = 8, .keys = 22, .block_q = 16, .block_kv = 32};
+};
+}  // namespace jaxinfer
+#endif
+
 // These have others in their place.
 #define Barrier PtxBarrier
 #define copy_box ptx_copy_box
@@ -189,6 +200,7 @@ struct Cache {
 Cache<HEAD_DIM> keys;
 Cache<HEAD_DIM_V> values;
 std::vector<int32_t> table, indptr;
+std::vector<uint8_t> states;  // of the block map
 int32_t layer;
 HopperParams params;
 std::vector<HopperItem> items;
@@ -208,6 +220,9 @@ void draw(std::mt19937& random) {
     page = below(12) == 0 ? below(2) ? -1 : kPages + below(9) : below(kPages);
   for (int i = 0; i <= kLists; ++i) indptr[i] = i * kListPages;
   layer = below(kLayers);
+  constexpr BlockMap kMap = Variant::kBlockMap;
+  states.resize(kMap.rows * kMap.keys);
+  for (auto& state : states) state = below(3) ? kBlockHidden : 1 + below(2);
   items.clear();
   const int num_items = 1 + below(4);
   for (int i = 0; i < num_items; ++i) {
@@ -219,6 +234,8 @@ void draw(std::mt19937& random) {
     item.first = has_keys ? (item.item.hi - 1) / kHopperKeys : 0;
     item.last = has_keys ? item.item.lo / kHopperKeys : 0;
     if (!has_keys && below(2)) item.item.page_row = 1 << 30;  // nobody may look there
+    item.item.num_rows = Spec::kHopperRows, item.item.position = below(96);
+    item.full_begin = below(3), item.full_end = below(6);
     for (item.kv_head = 0; item.kv_head < kHeads; ++item.kv_head) items.push_back(item);
   }
 }
@@ -230,6 +247,29 @@ int64_t row_of(const HopperItem& now, int key) {
   return (int64_t{layer} * kPages + page) * PAGE_SIZE + key % PAGE_SIZE;
 }
 bool sees(const HopperItem& now, int key) { return key >= now.item.lo && key < now.item.hi; }
+
+// What is told of the tiles that come, in their order.
+std::vector<uint32_t> steps_of(const HopperItem& now) {
+  std::vector<uint32_t> steps;
+  constexpr BlockMap kMap = Variant::kBlockMap;
+  for (int tile = now.first; tile >= now.last; --tile) {
+    const int begin = max(tile * kHopperKeys, now.item.lo);
+    const int end = min(tile * kHopperKeys + kHopperKeys, now.item.hi);
+    const int last_row = now.item.position + Spec::kHopperRows / kGroup - 1;
+    bool some = !kHasBlockMap, every = begin < end;
+    for (int row = now.item.position; kHasBlockMap && row <= last_row; ++row) {
+      for (int key = begin; key < end; ++key) {
+        const int state = states[row / kMap.block_q * kMap.keys + key / kMap.block_kv];
+        some |= state != kBlockHidden, every &= state == kBlockShown;
+      }
+    }
+    const bool is_full = every && tile >= now.full_begin && tile < now.full_end;
+    if (some) steps.push_back(encode_step(tile, !is_full, false));
+  }
+  if (steps.empty()) steps.push_back(encode_step(now.first, true, false));
+  steps.back() |= kIsLast;
+  return steps;
+}
 
 // ---- the other warps ---------------------------------------------------------------------------
 
@@ -258,12 +298,15 @@ void check_tile(const uint8_t* stage, const Cache<kDim>& cache, const HopperItem
     }
   }
 }
-void check_absent(const uint32_t (&absent)[kBoxesOfLane], const HopperItem& now, int tile) {
+// Beside the keys that are the turn-th tile.
+void check_told(int turn, const HopperItem& now, uint32_t step) {
+  const auto& absent = shared.absent[turn % (2 * kHopperStages)];
   for (int i = 0; i < kHopperKeys; ++i) {
-    const int key = tile * kHopperKeys + i;
+    const int key = tile_of_step(step) * kHopperKeys + i;
     const bool expected = sees(now, key) && row_of(now, key) < 0;
     num_errors += (absent[i / 32] >> i % 32 & 1) != expected;
   }
+  if (kHasBlockMap) num_errors += shared.steps[turn % (2 * kHopperStages)] != step;
 }
 
 int done_k[kHopperStages], done_v[kHopperStages], num_ended;
@@ -292,22 +335,24 @@ void consume_items() {
       for (int i = 0; i < 4; ++i) barrier(shared.q_empty).arrive();
     };
     if (!kQueriesStay) give_queries_back();
-    for (int tile = now.first; tile >= now.last - 1; --tile) {
-      if (tile >= now.last) {
-        const int stage = turn_k % kHopperStages;
+    const std::vector<uint32_t> steps = steps_of(now);
+    const int num_steps = static_cast<int>(steps.size());
+    for (int i = 0; i <= num_steps; ++i) {
+      if (i < num_steps) {
+        const int stage = turn_k % kHopperStages, tile = tile_of_step(steps[i]);
         barrier(shared.k_full[stage]).wait(turn_k / kHopperStages & 1);
         consume(shared.k[stage], kHopper.k_bytes, keys, now, tile, shared.k_empty[stage],
                 done_k[stage]);
-        check_absent(shared.absent[turn_k++ % (2 * kHopperStages)], now, tile);
+        check_told(turn_k++, now, steps[i]);
       }
-      if (tile < now.first) {
-        const int stage = turn_v % kHopperStages;
-        barrier(shared.v_full[stage]).wait(turn_v++ / kHopperStages & 1);
-        consume(shared.v[stage], kHopper.v_bytes, values, now, tile + 1, shared.v_empty[stage],
+      if (i > 0) {
+        const int stage = turn_v % kHopperStages, tile = tile_of_step(steps[i - 1]);
+        barrier(shared.v_full[stage]).wait(turn_v / kHopperStages & 1);
+        consume(shared.v[stage], kHopper.v_bytes, values, now, tile, shared.v_empty[stage],
                 done_v[stage]);
-        // A tile later, for a warp may be late.
-        if (tile >= now.last)
-          check_absent(shared.absent[(turn_k - 2) % (2 * kHopperStages)], now, tile + 1);
+        // A tile later again, for a warp may be late.
+        if (i < num_steps) check_told(turn_v, now, steps[i - 1]);
+        ++turn_v;
       }
     }
     if (kQueriesStay) give_queries_back();
@@ -372,6 +417,7 @@ extern "C" int check_hopper_rows(unsigned seed) {
   draw(random);
   AttentionParams& p = params.p;
   p.k = keys.elements.data(), p.v = values.elements.data();
+  p.variant.data[0] = states.data();
   p.num_kv_heads = kHeads, p.num_layers = kLayers, p.layer = &layer;
   p.kv.num_pages = kPages, p.kv.page_size = PAGE_SIZE;
   if (IS_CSR) {
