@@ -108,7 +108,7 @@ def attention_float64(
         outputs.append((begin, end, hooks))
         if not visible.any():
             continue
-        # What no row sees may hold anything. Heads first: [N, q_len or kv_len, H].
+        # What no row sees may hold anything. Heads first: [N or K, q_len or kv_len, H].
         used = np.logical_or.reduce(visible)
         k, v = (
             np.where(used[:, None, None], x[rows], 0).astype(np.float64)
@@ -116,16 +116,17 @@ def attention_float64(
         )
         k = hooks.key(k.swapaxes(0, 1), k_all.dtype)
         v = np.where(used[:, None], hooks.value(v.swapaxes(0, 1), v_all.dtype), 0)
-        k, v = (np.repeat(x, group, axis=0) for x in (k, v))
         q = hooks.query(query[begin:end].astype(np.float64).swapaxes(0, 1), query.dtype)
-        scores = q @ k.swapaxes(1, 2) * k_scale  # [N, q_len, kv_len]
-        magnitude = 1 + np.abs(q) @ np.abs(k).swapaxes(1, 2) * np.abs(k_scale)
+        scores = _multiply(q, k.swapaxes(1, 2)) * k_scale  # [N, q_len, kv_len]
+        magnitude = _multiply(np.abs(q), np.abs(k).swapaxes(1, 2)) * np.abs(k_scale)
+        magnitude += 1
         if logits_soft_cap is not None:
             scores = logits_soft_cap * np.tanh(scores / logits_soft_cap)
             magnitude += logits_soft_cap
         if hooks.has("query_mod", "key_mod"):
             # An element on the edge between two 16-bit numbers may round to the other.
-            largest = np.abs(q).max(2)[..., None] * np.abs(k).max(2)[:, None]
+            largest_k = np.repeat(np.abs(k).max(2), group, axis=0)
+            largest = np.abs(q).max(2)[..., None] * largest_k[:, None]
             magnitude += eps16 / _EPS32 * largest * np.abs(k_scale)
         if hooks.has("score_mod"):
             # Functions on a GPU err by a few roundings of what they are made of.
@@ -159,7 +160,7 @@ def attention_float64(
             *((made, low, v) for made, low in zip(rounded, lows, strict=True)),
             (out_error, _ROUNDINGS * _EPS32 * error, np.abs(v)),
         ):
-            result[begin:end] = (p @ value * v_scale).swapaxes(0, 1)
+            result[begin:end] = (_multiply(p, value) * v_scale).swapaxes(0, 1)
     if "attention_sink" in operands:
         sink = np.asarray(operands["attention_sink"], np.float64)
         sink = np.clip(sink, -1e6, 1e6)  # far enough; a finite error below
@@ -175,6 +176,13 @@ def attention_float64(
             arrays = (out, *rounded, out_error)
             _modify_output(hooks, *(x[begin:end] for x in arrays))
     return Expected(out, lse, rounded, out_error, lse_error)
+
+
+def _multiply(a, b):
+    """[N, rows, x] and [K, x, y] -> [N, rows, y]; query heads share what is theirs."""
+    rows_of_group = len(a) // len(b) * a.shape[1]
+    made = a.reshape(len(b), rows_of_group, a.shape[2]) @ b
+    return made.reshape(*a.shape[:2], b.shape[2])
 
 
 def _modify_output(hooks, out, *rest):
