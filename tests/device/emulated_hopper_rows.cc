@@ -5,49 +5,10 @@
 // all that they bring. Asynchronous copies come late, and threads run in random order: what is
 // overwritten too early, or said to be there too early, shows as a wrong value. Macros say what the
 // kernel is compiled for.
-// clang-format off: what is emulated comes first
-#include <algorithm>
-#include <deque>
-#include <map>
 #include <random>
-// clang-format on
 
 #include "csrc/hopper_tiles.h"
-#include "cuda_emulation.h"
-
-#define __noinline__
-#define __builtin_assume(x) (void)(x)
-using std::max, std::min;
-struct uint2 {
-  unsigned x, y;
-};
-struct int4 {
-  int x, y, z, w;
-};
-struct uint4 {
-  unsigned x, y, z, w;
-};
-struct float2 {
-  float x, y;
-};
-struct float4 {
-  float x, y, z, w;
-};
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-template <typename T>
-T __ldg(const T* from) {
-  return *from;
-}
-template <typename T>
-T __shfl_xor_sync(unsigned, T value, int by) {
-  return emulated::exchange(value, [&](auto of) { return of(emulated::own_lane() ^ by); });
-}
-inline int __any_sync(unsigned mask, int x) { return __ballot_sync(mask, x) != 0; }
-inline int __all_sync(unsigned mask, int x) { return __ballot_sync(mask, x) == ~0u; }
-inline float __uint_as_float(unsigned bits) { return emulated::from_bits(bits); }
-size_t __cvta_generic_to_shared(const void* p);
+#include "emulated_hopper.h"
 
 namespace jaxinfer {
 struct Spec {
@@ -85,16 +46,13 @@ struct Variant : NoVariant {
 }  // namespace jaxinfer
 #endif
 
-// These have others in their place.
-#define Barrier PtxBarrier
-#define copy_box ptx_copy_box
-#define copy_async ptx_copy_async
-#define multiply_wide ptx_multiply_wide
-#include "csrc/hopper.cuh"
-#undef Barrier
-#undef copy_box
-#undef copy_async
-#undef multiply_wide
+#include "emulated_hopper_ptx.h"
+
+namespace jaxinfer {
+static void copy_async(uint32_t to, const void* from, bool valid);
+}
+
+#include "csrc/hopper_rows.cuh"
 
 namespace jaxinfer {
 namespace {
@@ -103,84 +61,8 @@ using emulated::cta;
 
 constexpr int kNumThreads = 128;  // of the first warpgroup
 
-// ---- copies that come later -------------------------------------------------------------------
-
-struct Copy {
-  uint32_t to;
-  const uint8_t* from;  // nullptr: zeros
-  bool arrives;         // at barrier `to`, in place of a copy
-};
-std::deque<Copy> copies[kNumThreads];  // of each thread
-std::vector<int> idle_engine;
-int num_errors;
-
-void start(Copy copy) {
-  copies[cta.current].push_back(copy);
-  for (int thread : idle_engine) cta.ready.push_back(thread);
-  idle_engine.clear();
-}
-
-// ---- barriers in shared memory ------------------------------------------------------------------
-
-struct Barrier {
-  uint32_t address;
-
-  void init(int arrivals) const;
-  void arrive() const;
-  void wait(int parity) const;
-  void arrive_if(bool arrives) const {
-    if (arrives) arrive();
-  }
-  // Tensor copies come at once here.
-  void arrive_expecting(int) const { arrive(); }
-  void arrive_behind_copies() const { start({address, nullptr, true}); }
-};
-void copy_box(uint32_t, const TensorMap&, Barrier, int, int, int) {}
-void copy_async(uint32_t to, const void* from, bool valid);
-uint64_t multiply_wide(uint32_t a, uint32_t b) { return uint64_t{a} * b; }
-
-}  // namespace
-}  // namespace jaxinfer
-
-#include "csrc/hopper_rows.cuh"
-
-namespace jaxinfer {
-namespace {
-
 alignas(1024) HopperShared shared;
-uint8_t* at(uint32_t address) { return reinterpret_cast<uint8_t*>(&shared) + address; }
-
-struct Phase {
-  uint16_t expected, pending;
-  uint32_t number;
-};
-std::map<uint32_t, std::vector<int>> waiting;  // threads, by barrier
-
-void Barrier::init(int arrivals) const {
-  const Phase phase{static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0};
-  memcpy(at(address), &phase, 8);
-}
-void Barrier::arrive() const {
-  Phase phase;
-  memcpy(&phase, at(address), 8);
-  if (--phase.pending == 0) {
-    phase.pending = phase.expected, ++phase.number;
-    for (int thread : waiting[address]) cta.ready.push_back(thread);
-    waiting[address].clear();
-  }
-  memcpy(at(address), &phase, 8);
-}
-// A warp of loaders waits as one, for one instruction asks for all of its lanes.
-void Barrier::wait(int parity) const {
-  for (;;) {
-    Phase phase;
-    memcpy(&phase, at(address), 8);
-    if (static_cast<int>(phase.number & 1) != parity) break;
-    waiting[address].push_back(cta.current);
-    emulated::sleep();
-  }
-  if (cta.current / 32 < kLoaders) __syncwarp();
-}
+int num_errors;
 
 // ---- a cache, and items ------------------------------------------------------------------------
 
@@ -204,12 +86,6 @@ std::vector<uint8_t> states;  // of the block map
 int32_t layer;
 HopperParams params;
 std::vector<HopperItem> items;
-
-void copy_async(uint32_t to, const void* from, bool valid) {
-  const auto* bytes = static_cast<const uint8_t*>(from);
-  if (valid && !keys.has(bytes) && !values.has(bytes)) ++num_errors, valid = false;
-  start({to, valid ? bytes : nullptr, false});
-}
 
 void draw(std::mt19937& random) {
   const auto below = [&](int n) { return static_cast<int>(random() % n); };
@@ -358,38 +234,7 @@ void consume_items() {
     if (kQueriesStay) give_queries_back();
     for (int i = 0; i < 4; ++i) barrier(shared.item_empty[slot]).arrive();
   }
-  if (++num_ended < kConsumers) return;
-  for (int thread : idle_engine) cta.ready.push_back(thread);
-  idle_engine.clear();
-}
-
-// Some copies of some thread at a time, those of a thread in their order.
-void move_copies() {
-  for (;;) {
-    std::vector<int> busy;
-    for (int thread = 0; thread < kNumThreads; ++thread)
-      if (!copies[thread].empty()) busy.push_back(thread);
-    if (busy.empty()) {
-      if (num_ended == kConsumers) return;
-      idle_engine.push_back(cta.current);
-      emulated::sleep();
-      continue;
-    }
-    auto& queue = copies[busy[(cta.random >> 40) % busy.size()]];
-    for (uint64_t i = 0; i <= (cta.random >> 50) % 32 && !queue.empty(); ++i) {
-      const Copy copy = queue.front();
-      queue.pop_front();
-      if (copy.arrives) {
-        Barrier{copy.to}.arrive();
-      } else if (copy.from == nullptr) {
-        memset(at(copy.to), 0, 16);
-      } else {
-        memcpy(at(copy.to), copy.from, 16);
-      }
-    }
-    cta.ready.push_back(cta.current);
-    emulated::sleep();
-  }
+  if (++num_ended == kConsumers) emulated::end_copies();
 }
 
 void run_thread() {
@@ -397,16 +242,20 @@ void run_thread() {
   if (warp < kLoaders) HopperRows::make(params, shared, warp).run();
   if (warp < kLoaders) return;
   if (lane == 0) schedule();
-  if (lane == 1) move_copies();
+  if (lane == 1) emulated::move_copies();
   if (lane == 2 || lane == 3) consume_items();
 }
 
 }  // namespace
-}  // namespace jaxinfer
 
-size_t __cvta_generic_to_shared(const void* p) {
-  return static_cast<const uint8_t*>(p) - reinterpret_cast<const uint8_t*>(&jaxinfer::shared);
+static void copy_async(uint32_t to, const void* from, bool valid) {
+  const auto* bytes = static_cast<const uint8_t*>(from);
+  const bool exists = keys.has(bytes) || values.has(bytes);
+  if (valid && !exists) ++num_errors;
+  emulated::start({to, valid && exists ? bytes : nullptr, false});
 }
+
+}  // namespace jaxinfer
 
 // How much was wrong; -1: some thread waits for ever.
 extern "C" int check_hopper_rows(unsigned seed) {
@@ -426,9 +275,8 @@ extern "C" int check_hopper_rows(unsigned seed) {
     p.kv.page_table = table.data(), p.kv.max_pages = kListPages;
   }
   memset(&shared, 0xa5, sizeof(shared));
+  emulated::begin(&shared, kNumThreads, kLoaders);
   init_barriers(shared);
-  for (auto& queue : copies) queue.clear();
-  waiting.clear(), idle_engine.clear();
   num_errors = num_ended = 0;
   std::fill_n(done_k, kHopperStages, 0), std::fill_n(done_v, kHopperStages, 0);
   return emulated::run_grid({}, kNumThreads, seed, run_thread) ? num_errors : -1;
