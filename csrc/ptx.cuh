@@ -16,6 +16,12 @@ constexpr float kLn2 = 0.69314718055994530942f;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
 JAXINFER_DEVICE float infinity() { return __int_as_float(0x7f800000); }
+// One instruction, which the compiler makes several of where a factor lies in a uniform register.
+JAXINFER_DEVICE uint64_t multiply_wide(uint32_t a, uint32_t b) {
+  uint64_t c;
+  asm("mul.wide.u32 %0, %1, %2;" : "=l"(c) : "r"(a), "r"(b));
+  return c;
+}
 
 // ---- elements ------------------------------------------------------------------------------
 
@@ -72,12 +78,6 @@ JAXINFER_DEVICE void copy_async(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(valid ? 16 : 0)
                : "memory");
-}
-// One instruction, which the compiler makes several of where a factor lies in a uniform register.
-JAXINFER_DEVICE uint64_t multiply_wide(uint32_t a, uint32_t b) {
-  uint64_t c;
-  asm("mul.wide.u32 %0, %1, %2;" : "=l"(c) : "r"(a), "r"(b));
-  return c;
 }
 JAXINFER_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most N groups of this thread's copies are still on their way.

@@ -2,21 +2,16 @@
 # Copyright 2026 The jaxinfer authors
 """The rule for results: what rounds P as a kernel must keeps it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from jaxinfer.testing.cases import AttentionCase, make_operands
+from jaxinfer.testing.cases import make_operands
+from jaxinfer.testing.gpu_cases import LONG_TILES
 from jaxinfer.testing.numerics import assert_attention_close, attention_float64
 
-CASE = AttentionCase(
-    q_lens=(257, 150, 64, 500, 129),
-    kv_lens=(257, 350, 64, 650, 129),
-    num_q_heads=4,
-    num_kv_heads=2,
-    head_dim=96,
-    page_size=None,
-    dtype="bfloat16",
-)
+CASE = replace(LONG_TILES, head_dim=96, page_size=None)
 
 
 def softmax_of_multiples(operands, rng):

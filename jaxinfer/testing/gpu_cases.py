@@ -82,3 +82,12 @@ def _has_kernel(case: AttentionCase) -> bool:
 PAGED_16_BIT = [_in_16_bit(case) for case in PAGED if _has_kernel(case)]
 RAGGED_16_BIT = [_in_16_bit(case) for case in RAGGED if _has_kernel(case)]
 GRID = _grid()
+# Tiles of 128 packed rows, several a sequence, and tiles that are not full.
+LONG_TILES = AttentionCase(
+    q_lens=(257, 150, 64, 500, 129),
+    kv_lens=(257, 350, 64, 650, 129),
+    num_q_heads=4,
+    num_kv_heads=2,
+    head_dim=128,
+    dtype="bfloat16",
+)

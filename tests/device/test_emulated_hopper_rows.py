@@ -5,8 +5,8 @@
 import emulation
 import pytest
 
-# Head dims of keys and of values, page size, and what else the kernel is for.
 FLAGS = ("IS_CSR", "IS_STACKED", "HAS_BLOCK_MAP")
+# Head dims of keys and of values, page size, and the flags that are set.
 KERNELS = (
     (128, 128, 1, ()),
     (128, 128, 5, ("HAS_BLOCK_MAP", "IS_CSR")),

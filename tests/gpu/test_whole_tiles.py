@@ -11,38 +11,37 @@ import pytest
 from gpu_plans import plan_of
 
 import jaxinfer as ji
-from jaxinfer.testing.cases import AttentionCase, make_operands
+from jaxinfer.testing.cases import make_operands
+from jaxinfer.testing.gpu_cases import LONG_TILES
 from jaxinfer.testing.numerics import assert_attention_close, attention_float64
 
 pytestmark = pytest.mark.gpu
 
-LONG = AttentionCase(
-    q_lens=(257, 150, 64, 500, 129),
-    kv_lens=(257, 350, 64, 650, 129),
-    num_q_heads=4,
-    num_kv_heads=2,
-    head_dim=128,
-    dtype="bfloat16",
-)
 CASES = {
-    "paged": LONG,
-    "ragged": replace(LONG, page_size=None, dtype="float16"),
-    "64, pages of 8": replace(LONG, head_dim=64, page_size=8, num_padding=150),
-    "window": replace(LONG, options={"local_window_size": (200, 0)}, num_layers=2),
-    "mixed": replace(LONG, q_lens=(257, 1, 64, 500, 1)),
-    "full": replace(LONG, options={"is_causal": False}, is_csr=True),
-    "96": replace(LONG, head_dim=96, dtype="float16"),
-    "96 without pages": replace(LONG, head_dim=96, page_size=None),
-    "pages of 5": replace(LONG, page_size=5, num_layers=2),
-    "pages of 1, 256": replace(LONG, page_size=1, head_dim=256),
+    "paged": LONG_TILES,
+    "ragged": replace(LONG_TILES, page_size=None, dtype="float16"),
+    "64, pages of 8": replace(LONG_TILES, head_dim=64, page_size=8, num_padding=150),
+    "window": replace(
+        LONG_TILES, options={"local_window_size": (200, 0)}, num_layers=2
+    ),
+    "mixed": replace(LONG_TILES, q_lens=(257, 1, 64, 500, 1)),
+    "full": replace(LONG_TILES, options={"is_causal": False}, is_csr=True),
+    "96": replace(LONG_TILES, head_dim=96, dtype="float16"),
+    "96 without pages": replace(LONG_TILES, head_dim=96, page_size=None),
+    "pages of 5": replace(LONG_TILES, page_size=5, num_layers=2),
+    "pages of 1, 256": replace(LONG_TILES, page_size=1, head_dim=256),
     # Maxima that the next keys outgrow, and tanh of small and of large scores.
-    "large scores": replace(LONG, options={"scale": 3.0}),
-    "large scores in float16": replace(LONG, options={"scale": 3.0}, dtype="float16"),
-    "small capped": replace(LONG, options={"logits_soft_cap": 30.0}),
-    "large capped": replace(LONG, options={"logits_soft_cap": 30.0, "scale": 0.5}),
+    "large scores": replace(LONG_TILES, options={"scale": 3.0}),
+    "large scores in float16": replace(
+        LONG_TILES, options={"scale": 3.0}, dtype="float16"
+    ),
+    "small capped": replace(LONG_TILES, options={"logits_soft_cap": 30.0}),
+    "large capped": replace(
+        LONG_TILES, options={"logits_soft_cap": 30.0, "scale": 0.5}
+    ),
 }
 # The first two of its sequences; the rows of the others are padding.
-FEW = replace(LONG, q_lens=(257, 150, 0, 0, 0), num_padding=64 + 500 + 129)
+FEW = replace(LONG_TILES, q_lens=(257, 150, 0, 0, 0), num_padding=64 + 500 + 129)
 
 
 def whole_plan(case):
@@ -90,9 +89,9 @@ def test_tiles_of_other_classes(name, page_size):
 
 def test_captured_calls_with_plans_of_different_sizes():
     """The tickets of one call are back at zero for the next, whatever its plan."""
-    operands = jax.device_put(make_operands(LONG))
+    operands = jax.device_put(make_operands(LONG_TILES))
     query, rest = operands.pop("query"), operands
-    plans = [whole_plan(LONG), whole_plan(FEW)]
+    plans = [whole_plan(LONG_TILES), whole_plan(FEW)]
     assert plans[0].header[0] != plans[1].header[0]
     attend = functools.partial(ji.ragged_paged_attention, implementation="cuda")
 
