@@ -195,6 +195,24 @@ JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, i
     const int key = begin + n / 4 * 8 + (n & 1) + key_base;
     return places[n >> 1 & 1].score(p, key, scores.small(x[n]));
   };
+  // By the mask function as well, if `asks`.
+  auto hide_unseen = [&](const Columns(&seen)[2], int begin, auto asks) {
+#pragma unroll
+    for (int n = 0; n < kS; ++n) {
+      const int r = n >> 1 & 1, key = begin + n / 4 * 8 + (n & 1) + key_base;
+      bool sees = seen[r].has(n / 4 * 2 + (n & 1));
+      // The function is asked of hidden keys too: behind a branch each, what it reads comes one
+      // after the other. Where that is much, registers would not do.
+      if constexpr (decltype(asks)::value) {
+        if constexpr (Variant::kReadsForPairs) {
+          sees = sees && places[r].sees(p, key);
+        } else {
+          sees &= places[r].sees(p, key);
+        }
+      }
+      if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
+    }
+  };
   auto hide_scores = [&](int begin, AbsentKeys absent) {
     Columns seen[2];
 #pragma unroll
@@ -204,13 +222,10 @@ JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, i
       for (int i = 0; i < kColumns; ++i)
         if (absent.has(i / 2 * 8 + (i & 1))) seen[0].drop(i), seen[1].drop(i);
     }
-#pragma unroll
-    for (int n = 0; n < kS; ++n) {
-      const int r = n >> 1 & 1;
-      bool sees = seen[r].has(n / 4 * 2 + (n & 1));
-      if constexpr (Variant::kHasMaskMod)
-        sees = sees && places[r].sees(p, begin + n / 4 * 8 + (n & 1) + key_base);
-      if (!sees) x[n] = Spec::kUseSoftmax ? -infinity() : 0.0f;
+    if (Variant::kHasMaskMod && (!kHasBlockMap || (told & kIsMixed) != 0)) {
+      hide_unseen(seen, begin, Yes{});
+    } else {
+      hide_unseen(seen, begin, No{});
     }
   };
   auto set_weight = [&](int n, float even, float odd) {
@@ -322,7 +337,7 @@ JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, i
     const int begin = tile * kHopperKeys + 2 * (lane & 3);  // of this lane: 0, 1, 8, 9, 16, 17 ...
     bool is_masked = kFirst || tile < full_begin || tile >= full_end;
     if constexpr (kHasBlockMap) {
-      is_masked = kFirst || (told & kIsMasked) != 0;
+      is_masked = kFirst || (told & (kIsCut | kIsMixed)) != 0;
     } else if constexpr (Variant::kHasMaskMod) {
       is_masked = true;
     }

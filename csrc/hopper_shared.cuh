@@ -53,11 +53,14 @@ struct HopperItem {
 };
 
 // With a block map, what the loader tells the consumers of a tile of keys.
-constexpr uint32_t kIsMasked = 1, kIsLast = 2;  // of its item
-JAXINFER_DEVICE uint32_t encode_step(int tile, bool is_masked, bool is_last) {
-  return static_cast<uint32_t>(tile) << 2 | (is_masked ? kIsMasked : 0) | (is_last ? kIsLast : 0);
+constexpr uint32_t kIsCut = 1;    // some row's keys begin or end in it
+constexpr uint32_t kIsMixed = 2;  // the mask may hide some of it: the function is asked
+constexpr uint32_t kIsLast = 4;   // of its item
+JAXINFER_DEVICE uint32_t encode_step(int tile, bool is_cut, bool is_mixed, bool is_last) {
+  return static_cast<uint32_t>(tile) << 3 | (is_cut ? kIsCut : 0) | (is_mixed ? kIsMixed : 0) |
+         (is_last ? kIsLast : 0);
 }
-JAXINFER_DEVICE int tile_of_step(uint32_t step) { return static_cast<int>(step >> 2); }
+JAXINFER_DEVICE int tile_of_step(uint32_t step) { return static_cast<int>(step >> 3); }
 
 constexpr int kItemSlots = 3;  // the consumers' item, the loader's, and one that is being found
 

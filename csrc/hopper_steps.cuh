@@ -62,8 +62,8 @@ struct Steps {
 JAXINFER_DEVICE void tell_step(HopperShared& s, const HopperItem& now, int turn, Step step,
                                bool is_last) {
   if constexpr (!kHasBlockMap) return;
-  const bool is_full = step.is_shown && step.tile >= now.full_begin && step.tile < now.full_end;
-  s.steps[turn % (2 * kHopperStages)] = encode_step(step.tile, !is_full, is_last);
+  const bool is_cut = step.tile < now.full_begin || step.tile >= now.full_end;
+  s.steps[turn % (2 * kHopperStages)] = encode_step(step.tile, is_cut, !step.is_shown, is_last);
 }
 
 JAXINFER_DEVICE void copy_queries(const HopperParams& params, HopperShared& s,

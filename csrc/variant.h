@@ -260,6 +260,8 @@ struct NoVariant : VariantMath {
   static constexpr SoftCap kSoftCap = {};
   // score_mod reads something else for every key.
   static constexpr bool kReadsForScores = false;
+  // mask_mod reads something else for every pair of a query and a key.
+  static constexpr bool kReadsForPairs = false;
   // score_mod adds line_mod, which begins at that key, and does nothing else.
   static constexpr bool kAddsLine = false;
 

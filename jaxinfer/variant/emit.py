@@ -51,6 +51,8 @@ def render(
             if gather.reads_for_scores(result):
                 lines += ["", "  static constexpr bool kReadsForScores = true;"]
             lines += _line(parameters[hook], result, numbers)
+        if hook == "mask_mod" and gather.reads_for_pairs(result):
+            lines += ["", "  static constexpr bool kReadsForPairs = true;"]
     lines += ["};", "}  // namespace jaxinfer"]
     return "\n".join([*lines, ""])
 

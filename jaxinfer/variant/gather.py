@@ -77,3 +77,10 @@ def reads_for_scores(result: Node) -> bool:
     nodes = reachable([result])
     reads = [n for n in nodes if isinstance(n, Result) and n.name in RULES]
     return any(depends(n, name) for n in reads for name in ("score", "kv_idx"))
+
+
+def reads_for_pairs(result: Node) -> bool:
+    """Whether a mask_mod reads something else for every pair of a query and a key."""
+    nodes = reachable([result])
+    reads = [n for n in nodes if isinstance(n, Result) and n.name in RULES]
+    return any(depends(n, "q_idx") and depends(n, "kv_idx") for n in reads)

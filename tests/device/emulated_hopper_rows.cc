@@ -139,10 +139,12 @@ std::vector<uint32_t> steps_of(const HopperItem& now) {
         some |= state != kBlockHidden, every &= state == kBlockShown;
       }
     }
-    const bool is_full = every && tile >= now.full_begin && tile < now.full_end;
-    if (some) steps.push_back(encode_step(tile, !is_full, false));
+    const bool is_cut = tile < now.full_begin || tile >= now.full_end;
+    if (some) steps.push_back(encode_step(tile, is_cut, !every, false));
   }
-  if (steps.empty()) steps.push_back(encode_step(now.first, true, false));
+  if (steps.empty())
+    steps.push_back(encode_step(now.first, now.first < now.full_begin || now.first >= now.full_end,
+                                true, false));
   steps.back() |= kIsLast;
   return steps;
 }

@@ -53,7 +53,7 @@ ALLOWED_SPILLS = {
     ("prefill", "sm_90a"): 0,
     ("prefill", "sm_80"): 500,
 }
-ON_HOPPER = {"all": 1300}
+ON_HOPPER = {"all": 1600}
 ON_SM_80 = ("soft_cap", "packed_mask", "rope", "block_map", "all")
 WORK = [
     (tile, arch, name)

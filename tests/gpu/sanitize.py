@@ -31,6 +31,8 @@ CASES = (
     AttentionCase(batch=3, kv_len=300, lengths="zipf", num_q_heads=8, head_dim=128),
     AttentionCase(q_lens=(70, 1, 3), kv_lens=(90, 33, 3), num_q_heads=6, page_size=5),
     AttentionCase(q_lens=(90, 1, 30), kv_lens=(300, 33, 30), head_dim=128, page_size=8),
+    AttentionCase(q_lens=(90, 1, 30), kv_lens=(600, 33, 30), head_dim=128, page_size=1),
+    AttentionCase(q_lens=(150, 1), kv_lens=(300, 33), head_dim=64, page_size=5),
     AttentionCase(q_lens=(90, 30), kv_lens=(90, 200), head_dim=96, page_size=None),
 )
 # So few that a plan of whole tiles has several for each.
