@@ -77,7 +77,8 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter):
     """A run without them says so: green here is not green there."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for marker, (what, hint) in NEEDS.items():
+    for marker in missing():
+        what, hint = NEEDS[marker]
         count = sum(marker in report.keywords for report in skipped)
         if count:
             terminalreporter.write_line(
