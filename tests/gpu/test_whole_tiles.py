@@ -36,6 +36,9 @@ CASES = {
         LONG_TILES, options={"scale": 3.0}, dtype="float16"
     ),
     "small capped": replace(LONG_TILES, options={"logits_soft_cap": 30.0}),
+    "small capped in float16": replace(
+        LONG_TILES, options={"logits_soft_cap": 30.0}, dtype="float16"
+    ),
     "large capped": replace(
         LONG_TILES, options={"logits_soft_cap": 30.0, "scale": 0.5}
     ),
