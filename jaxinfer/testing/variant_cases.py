@@ -75,8 +75,8 @@ VARIANTS: dict[str, Callable[[], Variant]] = {
     "rope_partial": lambda: variants.rope(HEAD_DIM, rotary_dim=32),
     "streaming_llm": lambda: variants.streaming_llm(HEAD_DIM, 4, 200),
     "logit_dump": lambda: variants.logit_dump(10),
-    # Of whole tiles some are hidden, some cut through, and some shown, of which some are
-    # cut by the causal mask.
+    # Hides some whole tiles, cuts through some, and shows some; of these, the causal
+    # mask cuts a few.
     "block_map": lambda: variants.documents(
         jnp.broadcast_to(jnp.arange(_MOST) // 300, (_MOST_SEQS, _MOST))
     ).with_block_map(q_len=_MOST, kv_len=_MOST, num_seqs=7, block_q=32, block_kv=64),
