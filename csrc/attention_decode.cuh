@@ -373,9 +373,9 @@ struct DecodeSums {
         if (kDense) s[n][e] = queries.dense[n][c](p, key, s[n][e]);
         if (kHasScoreHook) s[n][e] = queries.places[n][c].score(p, key + key_base, s[n][e]);
         if (some_hidden || Variant::kHasMaskMod) {
-          const bool visible = (present >> i & 1) && key >= queries.lo[n][c] &&
-                               key < queries.hi[n][c] &&
-                               queries.places[n][c].sees(p, key + key_base);
+          bool visible = (present >> i & 1) && key >= queries.lo[n][c] && key < queries.hi[n][c];
+          // Of hidden keys too: behind a branch each, what a mask reads comes one after the other.
+          visible &= queries.places[n][c].sees(p, key + key_base);
           if (!visible) s[n][e] = Spec::kUseSoftmax ? -infinity() : 0.0f;
         }
       }

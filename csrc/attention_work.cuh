@@ -113,7 +113,8 @@ JAXINFER_DEVICE Item find_item(const AttentionParams& p, int index, const WorkIt
   item.partial = work.partial, item.partial_row = work.partial_row;
   item.merge = merge_of(p, work);
   if (kHasRowHook) item.seq = kSpansSeqs;
-  if (kHasScoreHook || kHasVectorHook) item.key_base = work.key_base;
+  // Hooks are asked of hidden keys as well: of a wrong plan, too, none of them is negative.
+  if (kHasScoreHook || kHasVectorHook) item.key_base = min(work.key_base, 1 << 30);
   if (kMergesItself && p.arrivals != nullptr && work.partial != kWriteThrough) {
     item.parts_begin = max(read.parts_begin, 0);
     item.parts_end = min(read.parts_end, static_cast<int>(p.num_parts));
