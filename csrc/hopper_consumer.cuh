@@ -186,20 +186,20 @@ JAXINFER_DEVICE void run_consumer(const HopperParams& params, HopperShared& s, i
     release(s.k_empty[i % kHopperStages]);
     return absent;
   };
-  // Score n of the lane, of keys from `begin` on, as the softmax sees it.
+  // The position of the key of score n of the lane, of keys from `begin` on.
+  auto key_of = [&](int n, int begin) { return begin + n / 4 * 8 + (n & 1) + key_base; };
+  // The score as the softmax sees it.
   auto score_of = [&](int n, int begin) {
-    const int key = begin + n / 4 * 8 + (n & 1) + key_base;
-    return places[n >> 1 & 1].score(p, key, scores(x[n]));
+    return places[n >> 1 & 1].score(p, key_of(n, begin), scores(x[n]));
   };
   auto small_score_of = [&](int n, int begin) {
-    const int key = begin + n / 4 * 8 + (n & 1) + key_base;
-    return places[n >> 1 & 1].score(p, key, scores.small(x[n]));
+    return places[n >> 1 & 1].score(p, key_of(n, begin), scores.small(x[n]));
   };
   // By the mask function as well, if `asks`.
   auto hide_unseen = [&](const Columns(&seen)[2], int begin, auto asks) {
 #pragma unroll
     for (int n = 0; n < kS; ++n) {
-      const int r = n >> 1 & 1, key = begin + n / 4 * 8 + (n & 1) + key_base;
+      const int r = n >> 1 & 1, key = key_of(n, begin);
       bool sees = seen[r].has(n / 4 * 2 + (n & 1));
       // The function is asked of hidden keys too: behind a branch each, what it reads comes one
       // after the other. Where that is much, registers would not do.

@@ -72,15 +72,18 @@ def _gather(block: Block, node: Result, indices: Indices) -> str:
 RULES = {"dynamic_slice": _dynamic_slice, "gather": _gather}
 
 
+def _reads(result: Node) -> list[Node]:
+    nodes = reachable([result])
+    return [n for n in nodes if isinstance(n, Result) and n.name in RULES]
+
+
 def reads_for_scores(result: Node) -> bool:
     """Whether a score_mod reads something else for every key."""
-    nodes = reachable([result])
-    reads = [n for n in nodes if isinstance(n, Result) and n.name in RULES]
+    reads = _reads(result)
     return any(depends(n, name) for n in reads for name in ("score", "kv_idx"))
 
 
 def reads_for_pairs(result: Node) -> bool:
     """Whether a mask_mod reads something else for every pair of a query and a key."""
-    nodes = reachable([result])
-    reads = [n for n in nodes if isinstance(n, Result) and n.name in RULES]
+    reads = _reads(result)
     return any(depends(n, "q_idx") and depends(n, "kv_idx") for n in reads)

@@ -86,8 +86,7 @@ inline void wait(uint32_t address, int parity) {
   if (cta.current / 32 < warps_as_one) __syncwarp();
 }
 
-// ---- asynchronous copies
-// -------------------------------------------------------------------------
+// ---- asynchronous copies -----------------------------------------------------------------------
 
 struct Copy {
   uint32_t to;
