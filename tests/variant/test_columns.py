@@ -52,33 +52,3 @@ def test_a_line_is_what_the_hook_adds(name, compiled):
 def test_all_else_is_no_line(name):
     hooks, _ = emitted.trace("score_mod", OTHERS[name])
     assert "kAddsLine" not in hooks.code
-
-
-@pytest.mark.parametrize(
-    ("hook", "reads"),
-    [
-        (lambda s, b, h, q, k: s + SLOPES[k % 8], True),
-        (lambda s, b, h, q, k: s + SLOPES[jnp.where(s > 0, h, 0)], True),
-        (lambda s, b, h, q, k: s * k + SLOPES[h] * SLOPES[q % 8], False),
-    ],
-)
-def test_reads_for_every_key_are_known(hook, reads):
-    hooks, _ = emitted.trace("score_mod", hook)
-    assert ("kReadsForScores = true" in hooks.code) == reads
-
-
-BITS = jnp.zeros((4, 8, 8), bool)
-
-
-@pytest.mark.parametrize(
-    ("hook", "reads"),
-    [
-        (lambda b, h, q, k: BITS[b, q, k], True),
-        (lambda b, h, q, k: SLOPES[q - k] > SLOPES[h], True),
-        (lambda b, h, q, k: SLOPES[q] == SLOPES[k], False),
-        (lambda b, h, q, k: (q - k < 4) & BITS[b, h, k], False),
-    ],
-)
-def test_reads_for_every_pair_are_known(hook, reads):
-    hooks, _ = emitted.trace("mask_mod", hook)
-    assert ("kReadsForPairs = true" in hooks.code) == reads

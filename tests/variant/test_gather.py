@@ -157,3 +157,30 @@ def test_positions_in_arrays_of_more_than_2_31_elements_take_64_bits():
     assert "load<float>(at, 0, 65536 * int64_t{t" in matrix
     small = code((2**15, 2**15), lambda x, s, b, h, q, k: s + x[q, k])
     assert "int64_t" not in small
+
+
+@pytest.mark.parametrize(
+    ("hook", "reads"),
+    [
+        (lambda s, b, h, q, k: s + array(SLOPES)[k % 8], True),
+        (lambda s, b, h, q, k: s + array(SLOPES)[jnp.where(s > 0, h, 0)], True),
+        (lambda s, b, h, q, k: s * k + array(SLOPES)[h] * array(SLOPES)[q % 8], False),
+    ],
+)
+def test_reads_for_every_key_are_known(hook, reads):
+    hooks, _ = emitted.trace("score_mod", hook)
+    assert ("kReadsForScores = true" in hooks.code) == reads
+
+
+@pytest.mark.parametrize(
+    ("hook", "reads"),
+    [
+        (lambda b, h, q, k: array(CUBE)[b, q, k] > 0, True),
+        (lambda b, h, q, k: array(SLOPES)[q - k] > array(SLOPES)[h], True),
+        (lambda b, h, q, k: array(SLOPES)[q] == array(SLOPES)[k], False),
+        (lambda b, h, q, k: (q - k < 4) & array(SEEN)[h, k], False),
+    ],
+)
+def test_reads_for_every_pair_are_known(hook, reads):
+    hooks, _ = emitted.trace("mask_mod", hook)
+    assert ("kReadsForPairs = true" in hooks.code) == reads
