@@ -56,12 +56,16 @@ def missing() -> dict[str, str]:
     """Markers of what this machine lacks, and why tests that need it are skipped."""
     reasons = {}
     if jax.default_backend() != "gpu":
-        reasons["gpu"] = "needs an NVIDIA GPU"
+        reasons["gpu"] = _need("gpu")
     try:
         jit.find_nvrtc()
     except jit.NvrtcUnavailable as error:
-        reasons["nvrtc"] = f"needs NVRTC. {error}"
+        reasons["nvrtc"] = f"{_need('nvrtc')}. {error}"
     return reasons
+
+
+def _need(marker: str) -> str:
+    return f"needs {NEEDS[marker][0]}"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -77,9 +81,8 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter):
     """A run without them says so: green here is not green there."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for marker in missing():
-        what, hint = NEEDS[marker]
-        count = sum(marker in report.keywords for report in skipped)
+    for marker, (what, hint) in NEEDS.items():
+        count = sum(_need(marker) in report.longrepr[2] for report in skipped)
         if count:
             terminalreporter.write_line(
                 f"{count} tests that need {what} were NOT run: {hint}", yellow=True
